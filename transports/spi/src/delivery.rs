@@ -1,0 +1,106 @@
+//! How plain events arrive at a bus.
+
+use std::collections::BTreeSet;
+
+use futures_core::stream::BoxStream;
+
+use crate::{Envelope, Name, TopicFilter};
+
+/// A bus's number for one of its plain interests, unique on that bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SubscriptionId(pub u64);
+
+/// What a bus wants to receive: one of these per filter, however many of its subscriptions share
+/// it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PlainInterest {
+    /// The number by which the interest is changed later.
+    pub id: SubscriptionId,
+    /// Which topics.
+    pub filter: TopicFilter,
+    /// The endpoints that subscribed: an event addressed to one of them is wanted as well.
+    pub endpoints: BTreeSet<Name>,
+    /// How many events may wait in the transport on the receiving side.
+    pub capacity: usize,
+}
+
+impl PlainInterest {
+    /// An interest of one bus.
+    pub fn new(
+        id: SubscriptionId,
+        filter: TopicFilter,
+        endpoints: BTreeSet<Name>,
+        capacity: usize,
+    ) -> Self {
+        Self { id, filter, endpoints, capacity }
+    }
+
+    /// Whether an event with this topic and address is wanted.
+    pub fn wants(&self, topic: &crate::Topic, to: Option<&Name>) -> bool {
+        self.filter.matches(topic) && to.is_none_or(|to| self.endpoints.contains(to))
+    }
+}
+
+/// The events of one plain interest, in order. Dropping it withdraws the interest; it ends, after
+/// what was accepted, when the transport leaves.
+pub type Deliveries = BoxStream<'static, Arrival>;
+
+/// One step of a plain interest.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Arrival {
+    /// An event.
+    Event(Envelope),
+    /// Events were lost here.
+    Gap(Gap),
+}
+
+/// Events that a subscription did not get, told in the place where they were lost (law 4). As the
+/// error of a stream's items it makes `?` stop at a loss.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} lost: {reason}", match missed { Some(1) => "1 event".into(), Some(n) => format!("{n} events"), None => "an unknown number of events".to_owned() })]
+#[non_exhaustive]
+pub struct Gap {
+    /// How many events are missing; `None` when that cannot be known.
+    pub missed: Option<u64>,
+    /// Why.
+    pub reason: GapReason,
+}
+
+impl Gap {
+    /// A gap.
+    pub fn new(missed: Option<u64>, reason: GapReason) -> Self {
+        Self { missed, reason }
+    }
+}
+
+/// Why events were lost.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GapReason {
+    /// A bounded queue was full: here, or at a broker.
+    #[error("a queue was full (raise its capacity, or make the handler faster)")]
+    Overflow,
+    /// A payload could not be decoded.
+    #[error("the payload of {topic} could not be decoded: {error}")]
+    Undecodable {
+        /// Which event.
+        topic: String,
+        /// What the codec said.
+        error: String,
+    },
+    /// The event has another version of the contract than the subscriber.
+    #[error("{topic} came in version {found}, this subscriber reads version {expected}")]
+    Version {
+        /// Which event.
+        topic: String,
+        /// The version that arrived.
+        found: u32,
+        /// The version of the subscriber's type.
+        expected: u32,
+    },
+    /// The connection to a peer or broker was lost and what was under way with it.
+    #[error("the connection was lost")]
+    Disconnected,
+}

@@ -1,0 +1,73 @@
+//! Who is there, and what they are interested in.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::{Name, PeerId};
+
+/// Another bus on the same transport.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Peer {
+    /// Its identity.
+    pub id: PeerId,
+    /// The endpoints that live on it.
+    pub endpoints: BTreeSet<Name>,
+    /// Its process id, where known.
+    pub pid: Option<u32>,
+    /// Its host's name, where that can be another one.
+    pub host: Option<String>,
+}
+
+impl Peer {
+    /// A peer with nothing known but its identity and endpoints.
+    pub fn new(id: PeerId, endpoints: BTreeSet<Name>) -> Self {
+        Self { id, endpoints, pid: None, host: None }
+    }
+}
+
+/// Whether anybody out there is interested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Somebody is.
+    Yes,
+    /// Nobody is: nothing has to be encoded.
+    No,
+    /// The transport cannot know without asking.
+    Unknown,
+}
+
+/// The state of a transport's connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Status {
+    /// Usable.
+    Connected,
+    /// Connected, but the other side takes nothing at present (RabbitMQ: a resource alarm).
+    Blocked {
+        /// What the other side said.
+        reason: String,
+    },
+    /// Lost, and being made again.
+    Reconnecting {
+        /// How many attempts were made so far.
+        attempt: u32,
+        /// Why the last one failed.
+        last_error: String,
+    },
+    /// Closed for good.
+    Closed,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected => f.write_str("connected"),
+            Self::Blocked { reason } => write!(f, "blocked: {reason}"),
+            Self::Reconnecting { attempt, last_error } => {
+                write!(f, "reconnecting (attempt {attempt}): {last_error}")
+            }
+            Self::Closed => f.write_str("closed"),
+        }
+    }
+}
