@@ -122,6 +122,8 @@ erase! {
         fn peers(&self) -> Vec<Peer>;
         /// See [`Transport::announce`].
         fn announce(&self, endpoint: Name);
+        /// See [`Transport::set_ready`].
+        fn set_ready(&self);
         /// See [`Transport::interest`].
         fn interest(&self, route: &Route) -> Interest;
         /// See [`Transport::responders`].

@@ -13,6 +13,9 @@ pub struct Peer {
     pub id: PeerId,
     /// The endpoints that live on it.
     pub endpoints: BTreeSet<Name>,
+    /// Whether it has reached its start-up barrier (`Bus::ready`): all that it subscribes to at
+    /// its start is live.
+    pub ready: bool,
     /// Its process id, where known.
     pub pid: Option<u32>,
     /// Its host's name, where that can be another one.
@@ -22,7 +25,7 @@ pub struct Peer {
 impl Peer {
     /// A peer with nothing known but its identity and endpoints.
     pub fn new(id: PeerId, endpoints: BTreeSet<Name>) -> Self {
-        Self { id, endpoints, pid: None, host: None }
+        Self { id, endpoints, ready: false, pid: None, host: None }
     }
 }
 

@@ -110,6 +110,11 @@ pub trait Transport: Send + Sync + 'static {
     /// Makes an endpoint's name known to the peers.
     fn announce(&self, endpoint: Name);
 
+    /// Makes it known to the peers that this bus has reached its start-up barrier
+    /// ([`Peer::ready`]). It comes after every announcement made before, and stays so for peers
+    /// that connect later.
+    fn set_ready(&self);
+
     /// Whether anybody takes such an event: another bus's plain subscription, or a group's member
     /// on any bus, this one included. A group that outlives its members counts.
     fn interest(&self, route: &Route) -> Interest;
