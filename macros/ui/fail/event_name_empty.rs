@@ -1,0 +1,9 @@
+// An empty name.
+use busway::Event;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event("")]
+struct UserRegistered;
+
+fn main() {}

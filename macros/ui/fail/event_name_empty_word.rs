@@ -1,0 +1,9 @@
+// Two dots in a row.
+use busway::Event;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event("accounts..user_registered")]
+struct UserRegistered;
+
+fn main() {}

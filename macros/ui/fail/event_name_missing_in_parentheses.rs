@@ -1,0 +1,9 @@
+// Nothing in the parentheses.
+use busway::Event;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event()]
+struct UserRegistered;
+
+fn main() {}

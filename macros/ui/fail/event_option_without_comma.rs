@@ -1,0 +1,9 @@
+// A comma forgotten.
+use busway::Event;
+use serde::{Deserialize, Serialize};
+
+#[derive(Event, Serialize, Deserialize)]
+#[event("accounts.user_registered" local)]
+struct UserRegistered;
+
+fn main() {}

@@ -1,0 +1,9 @@
+// Requests have no `local`.
+use busway::Request;
+use serde::{Deserialize, Serialize};
+
+#[derive(Request, Serialize, Deserialize)]
+#[request("warranty.check", response = (), local)]
+struct CheckWarranty;
+
+fn main() {}
