@@ -1,0 +1,441 @@
+//! One process's connection to a named bus.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use busway_transport::{
+    Address, Capabilities, ConnectOptions, Connector, Name, NameError, Peer, PeerId, Registry,
+    Source, Status, Topic, TransportHandle,
+};
+
+use crate::codec::Codec;
+use crate::config::{Config, Settings};
+use crate::endpoint::Endpoint;
+use crate::error::{CloseError, OpenError, ReadyError};
+use crate::notice::{Board, Notices};
+use crate::publish::job;
+use crate::request::local::Responders;
+use crate::request::remote::Packing;
+use crate::router::Router;
+use crate::router::intake::Intakes;
+use crate::router::topic::TopicNode;
+
+tokio::task_local! {
+    /// The bus whose handler this task runs now.
+    pub(crate) static IN_HANDLER: u64;
+}
+
+/// One process's connection to a named bus: its router and its transport. Clones are the same
+/// connection.
+///
+/// [`close`](Self::close) drains it. Dropping the last of its handles and endpoints cuts it off:
+/// what is in work is finished by nobody.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) core: Arc<Core>,
+}
+
+/// What the handles of one bus share.
+pub(crate) struct Core {
+    pub(crate) peer: PeerId,
+    pub(crate) settings: Settings,
+    pub(crate) capabilities: Capabilities,
+    /// The codec of events that name none.
+    pub(crate) codec: Codec,
+    pub(crate) transport: TransportHandle,
+    pub(crate) router: Router,
+    pub(crate) intakes: Arc<Intakes>,
+    pub(crate) responders: Responders,
+    pub(crate) board: Arc<Board>,
+    /// Handlers, responders and confirmations: what a drain waits for.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when the bus is gone without a drain, or its drain took too long.
+    pub(crate) gone: CancellationToken,
+    endpoints: DashMap<Name, ()>,
+    topics: DashMap<&'static str, Arc<TopicNode>>,
+    numbers: AtomicU64,
+    ready: AtomicBool,
+    closing: AtomicBool,
+    closed: tokio::sync::Mutex<bool>,
+}
+
+impl Bus {
+    /// Opens the bus that the configuration names: `BUSWAY_TRANSPORT` (and other `BUSWAY_`
+    /// variables), then the file `busway.toml` here or at `BUSWAY_CONFIG`; private and in-process
+    /// when nothing is configured.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open() -> Result<Self, OpenError> {
+        Self::builder().open().await
+    }
+
+    /// Opens the bus at an address: `memory:NAME`, `ipc:NAME`, `amqp://…`. Its other settings come
+    /// from the environment and the file, as for [`open`](Self::open).
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn connect(address: &str) -> Result<Self, OpenError> {
+        Self::builder().transport(address).open().await
+    }
+
+    /// A bus of this process alone, whatever is configured: for tests and for embedding.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn private() -> Result<Self, OpenError> {
+        Self::builder().transport("memory:").without_configuration().open().await
+    }
+
+    /// A bus with settings made in code.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// The endpoint of that name, announced to the peers on first use.
+    ///
+    /// # Errors
+    /// [`NameError`] unless the name is `[a-z0-9_-]{1,64}`.
+    pub fn endpoint(&self, name: &str) -> Result<Endpoint, NameError> {
+        let name = Name::new(name)?;
+        if self.core.endpoints.insert(name.clone(), ()).is_none() {
+            self.core.transport.announce(name.clone());
+            self.core.board.touch();
+        }
+        Ok(Endpoint { bus: self.core.clone(), name })
+    }
+
+    /// The start-up barrier: says that this process is ready (all that it subscribes to at its
+    /// start is live), and waits until the processes of all named endpoints have said so too, up
+    /// to the connect timeout.
+    ///
+    /// Call it after subscribing and before publishing, in every process that others wait for.
+    ///
+    /// # Errors
+    /// [`ReadyError::TimedOut`] names who is missing, and who is there but has not called it.
+    ///
+    /// # Cancel safety
+    /// Once polled, this process counts as ready.
+    pub async fn ready<I>(&self, endpoints: I) -> Result<(), ReadyError>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<str>,
+    {
+        let core = &self.core;
+        let names = endpoints.into_iter().map(|name| Name::new(name.as_ref()));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        core.check_open(|| ReadyError::Closed)?;
+        if !core.ready.swap(true, Ordering::SeqCst) {
+            core.transport.set_ready();
+            core.board.touch();
+        }
+        let missing = |ready: bool| {
+            let peers = core.transport.peers();
+            let has = |name: &Name| {
+                core.endpoints.contains_key(name)
+                    || peers
+                        .iter()
+                        .any(|peer| peer.endpoints.contains(name) && (!ready || peer.ready))
+            };
+            names.iter().filter(|name| !has(name)).map(Name::to_string).collect::<Vec<_>>()
+        };
+        let after = core.settings.connect_timeout;
+        core.wait_until(after, || missing(true).is_empty()).await?.ok_or_else(|| {
+            let (absent, mut not_ready) = (missing(false), missing(true));
+            not_ready.retain(|name| !absent.contains(name));
+            ReadyError::TimedOut { after, missing: absent, not_ready }
+        })
+    }
+
+    /// The other buses that are connected now.
+    pub fn peers(&self) -> Vec<Peer> {
+        self.core.transport.peers()
+    }
+
+    /// What happens on the bus from now on: peers up and down, connection lost and back, gaps
+    /// that nobody else was told.
+    pub fn notices(&self) -> Notices {
+        self.core.board.notices()
+    }
+
+    /// The state of the transport's connection.
+    pub fn status(&self) -> Status {
+        self.core.transport.status()
+    }
+
+    /// What the transport can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.core.capabilities
+    }
+
+    /// This bus's identity among its peers.
+    pub fn id(&self) -> PeerId {
+        self.core.peer
+    }
+
+    /// Drains and closes: takes nothing new, finishes what was taken (handlers, groups, requests,
+    /// confirmations), and says goodbye. Streams keep what they hold, and then end.
+    ///
+    /// # Errors
+    /// [`CloseError::InsideHandler`] at once when a handler of this bus calls it;
+    /// [`CloseError::TimedOut`] when the drain timeout (30 s unless set) passed: the rest was cut
+    /// off.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, the bus takes nothing new; call it again to go on.
+    pub async fn close(&self) -> Result<(), CloseError> {
+        let core = &self.core;
+        if core.in_handler() {
+            return Err(CloseError::InsideHandler);
+        }
+        core.close().await
+    }
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus")
+            .field("transport", &self.core.capabilities.transport)
+            .field("id", &self.core.peer)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    pub(crate) fn source(&self, endpoint: &Name) -> Source {
+        Source { endpoint: endpoint.clone(), peer: self.peer }
+    }
+
+    pub(crate) fn in_process(&self) -> bool {
+        job::in_process(&self.capabilities)
+    }
+
+    pub(crate) fn packing(&self) -> Packing {
+        Packing {
+            in_process: self.in_process(),
+            codec: self.codec,
+            limit: self.capabilities.max_payload,
+        }
+    }
+
+    /// The node of an event type's topic.
+    ///
+    /// # Panics
+    /// When a hand-written [`Schema`](crate::Schema) has a topic that is none: the derive checks
+    /// names when it compiles.
+    pub(crate) fn node_of(&self, topic: &'static str) -> Arc<TopicNode> {
+        if let Some(node) = self.topics.get(topic) {
+            return node.clone();
+        }
+        let name = Topic::new(topic)
+            .unwrap_or_else(|error| panic!("a hand-written schema has a wrong topic: {error}"));
+        let node = self.router.node(&name);
+        self.topics.insert(topic, node.clone());
+        node
+    }
+
+    pub(crate) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn in_handler(&self) -> bool {
+        IN_HANDLER.try_with(|bus| *bus == self.peer.as_u64()).unwrap_or(false)
+    }
+
+    /// An error once the bus is closing; but handlers that are being drained may still publish
+    /// and ask.
+    pub(crate) fn check_open<E>(&self, error: impl FnOnce() -> E) -> Result<(), E> {
+        if self.closing.load(Ordering::Acquire) && !self.in_handler() {
+            return Err(error());
+        }
+        Ok(())
+    }
+
+    async fn close(&self) -> Result<(), CloseError> {
+        let mut closed = self.closed.lock().await;
+        if *closed {
+            return Ok(());
+        }
+        self.closing.store(true, Ordering::Release);
+        self.board.touch();
+        let after = self.settings.drain_timeout;
+        let deadline = tokio::time::Instant::now() + after;
+        let drained = tokio::time::timeout_at(deadline, self.drain(deadline)).await;
+        let handlers = self.tasks.len();
+        if !matches!(drained, Ok(Ok(()))) {
+            // Cut off, but in order: what can be freed is freed.
+            self.gone.cancel();
+            self.router.end_all();
+        }
+        let goodbye = deadline.max(tokio::time::Instant::now() + Duration::from_secs(1));
+        let goodbye = self.transport.close(goodbye.into_std()).await;
+        *closed = true;
+        match (drained, goodbye) {
+            (Err(_), _) => Err(CloseError::TimedOut { after, handlers }),
+            (Ok(Err(error)), _) | (Ok(Ok(())), Err(error)) => Err(CloseError::Transport(error)),
+            (Ok(Ok(())), Ok(())) => Ok(()),
+        }
+    }
+
+    async fn drain(
+        &self,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), busway_transport::TransportError> {
+        // Own events first, while own members and handlers still work.
+        self.transport.flush(deadline.into_std()).await?;
+        self.transport.leave().await?;
+        // What the transport had accepted finds its way into the queues, past their bounds …
+        self.router.drain_all();
+        self.intakes.drained().await;
+        // … and then the queues end.
+        self.router.close_all();
+        self.tasks.close();
+        self.tasks.wait().await;
+        // What handlers published and settled while they drained.
+        self.transport.flush(deadline.into_std()).await
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.gone.cancel();
+        self.router.end_all();
+    }
+}
+
+/// A bus with settings made in code; they come before the environment and the file.
+#[derive(Debug)]
+#[must_use = "a bus is opened by `open`"]
+pub struct Builder {
+    registry: Registry,
+    code: Config,
+    file: Option<PathBuf>,
+    configured: bool,
+}
+
+impl Builder {
+    fn new() -> Self {
+        Self {
+            registry: crate::transports::registry(),
+            code: Config::default(),
+            file: None,
+            configured: true,
+        }
+    }
+
+    /// The transport's address, such as `ipc:shop`.
+    pub fn transport(mut self, address: &str) -> Self {
+        self.code.transport = Some(address.to_owned());
+        self
+    }
+
+    /// Adds a transport of your own; see the crate `busway-transport`.
+    pub fn connector(mut self, connector: impl Connector) -> Self {
+        self.registry = self.registry.with(connector);
+        self
+    }
+
+    /// How many events wait in a subscription's queue at most, unless it says otherwise (1024).
+    pub fn capacity(mut self, events: usize) -> Self {
+        self.code.capacity = Some(events);
+        self
+    }
+
+    /// How long connecting and [`Bus::ready`] may take (30 s).
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.code.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a publish may wait (30 s).
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {
+        self.code.publish_timeout = Some(timeout);
+        self
+    }
+
+    /// How long subscribing may take (30 s).
+    pub fn subscribe_timeout(mut self, timeout: Duration) -> Self {
+        self.code.subscribe_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a request may take unless it says otherwise (30 s).
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.code.request_timeout = Some(timeout);
+        self
+    }
+
+    /// How long closing may take (30 s).
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.code.drain_timeout = Some(timeout);
+        self
+    }
+
+    /// Reads this file instead of `busway.toml` or the one at `BUSWAY_CONFIG`.
+    pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.file = Some(path.into());
+        self
+    }
+
+    /// Reads neither the environment nor a file.
+    pub fn without_configuration(mut self) -> Self {
+        self.configured = false;
+        self
+    }
+
+    /// Opens the bus.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(self) -> Result<Bus, OpenError> {
+        let mut config = self.code;
+        if self.configured {
+            config = config.or(Config::from_environment(std::env::vars_os())?);
+            config = config.or(Config::from_file(self.file)?);
+        }
+        let settings = Settings::from(&config);
+        let address: Address = config.transport.as_deref().unwrap_or("memory:").parse()?;
+        let board = Arc::new(Board::new());
+        let peer = PeerId::random();
+        let options = ConnectOptions::new(peer, board.clone(), settings.connect_timeout);
+        let connecting = self.registry.connect(&address, options);
+        let after = settings.connect_timeout;
+        let transport = match tokio::time::timeout(after, connecting).await {
+            Ok(transport) => transport?,
+            Err(_) => {
+                let what = format!("connecting to {address}");
+                return Err(
+                    busway_transport::TransportError::TimedOut { what, after, by: None }.into()
+                );
+            }
+        };
+        let capabilities = transport.capabilities();
+        let core = Core {
+            peer,
+            settings,
+            codec: job::default_codec(&capabilities),
+            capabilities,
+            intakes: Intakes::new(transport.clone()),
+            transport,
+            router: Router::default(),
+            responders: Responders::default(),
+            board,
+            tasks: TaskTracker::new(),
+            gone: CancellationToken::new(),
+            endpoints: DashMap::new(),
+            topics: DashMap::new(),
+            numbers: AtomicU64::new(1),
+            ready: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            closed: tokio::sync::Mutex::new(false),
+        };
+        Ok(Bus { core: Arc::new(core) })
+    }
+}

@@ -1,0 +1,199 @@
+//! From values to bytes and back, chosen on receipt by content type.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use busway_transport::ContentType;
+
+/// The most bytes bincode may claim while it decodes: it believes the lengths it reads.
+const BINCODE_LIMIT: usize = 64 * 1024 * 1024;
+
+/// A way to encode events, requests and responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Codec {
+    /// JSON: readable everywhere; the default on RabbitMQ.
+    Json,
+    /// MessagePack with field names; the default on local sockets.
+    MessagePack,
+    /// bincode 2: small and fast, but silently wrong for types that use serde's
+    /// `skip_serializing_if`, `flatten`, `tag` or `untagged`, and for older payloads of a type
+    /// that grew. Only between equal builds, and only for events that ask for it.
+    Bincode,
+}
+
+/// Why a value could not be encoded or decoded.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// The value cannot be represented.
+    #[error("{what} cannot be encoded as {codec:?}: {reason}")]
+    Encode {
+        /// The Rust type.
+        what: &'static str,
+        /// The codec.
+        codec: Codec,
+        /// What the codec said.
+        reason: String,
+    },
+    /// The bytes are not such a value.
+    #[error("not a {what} in {codec:?}: {reason}")]
+    Decode {
+        /// The Rust type.
+        what: &'static str,
+        /// The codec.
+        codec: Codec,
+        /// What the codec said.
+        reason: String,
+    },
+    /// Nobody here reads that content type.
+    #[error(
+        "no codec for the content type {content_type:?}: there are application/json, application/msgpack and application/x-bincode"
+    )]
+    UnknownContentType {
+        /// What the sender named.
+        content_type: String,
+    },
+    /// A local event was about to leave its process.
+    #[error("{name} is declared `local` and never leaves its process")]
+    Local {
+        /// The event's name.
+        name: &'static str,
+    },
+}
+
+impl CodecError {
+    /// The error of a local event, for [`Event::encode`](crate::Event::encode).
+    pub fn local(name: &'static str) -> Self {
+        Self::Local { name }
+    }
+}
+
+impl Codec {
+    /// The content type it writes.
+    pub fn content_type(self) -> ContentType {
+        match self {
+            Self::Json => ContentType::JSON,
+            Self::MessagePack => ContentType::MESSAGE_PACK,
+            Self::Bincode => ContentType::BINCODE,
+        }
+    }
+
+    /// The codec that reads a content type. Parameters (`; charset=utf-8`) are ignored.
+    ///
+    /// # Errors
+    /// [`CodecError::UnknownContentType`].
+    pub fn for_content_type(content_type: &ContentType) -> Result<Self, CodecError> {
+        let essence = content_type.as_str().split(';').next().unwrap_or_default().trim();
+        match essence.to_ascii_lowercase().as_str() {
+            "application/json" | "text/json" => Ok(Self::Json),
+            "application/msgpack" | "application/x-msgpack" | "application/vnd.msgpack" => {
+                Ok(Self::MessagePack)
+            }
+            "application/x-bincode" => Ok(Self::Bincode),
+            _ => Err(CodecError::UnknownContentType {
+                content_type: essence.chars().take(80).collect(),
+            }),
+        }
+    }
+
+    /// Encodes a value.
+    ///
+    /// # Errors
+    /// [`CodecError::Encode`].
+    pub fn encode<T: Serialize>(self, value: &T) -> Result<Bytes, CodecError> {
+        let encoded = match self {
+            Self::Json => serde_json::to_vec(value).map_err(|error| error.to_string()),
+            Self::MessagePack => rmp_serde::to_vec_named(value).map_err(|error| error.to_string()),
+            Self::Bincode => bincode::serde::encode_to_vec(value, bincode::config::standard())
+                .map_err(|error| error.to_string()),
+        };
+        encoded.map(Bytes::from).map_err(|reason| CodecError::Encode {
+            what: std::any::type_name::<T>(),
+            codec: self,
+            reason,
+        })
+    }
+
+    /// Decodes a value; all of the bytes have to belong to it.
+    ///
+    /// # Errors
+    /// [`CodecError::Decode`].
+    pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
+        let decoded = match self {
+            Self::Json => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+            Self::MessagePack => decode_message_pack(bytes),
+            Self::Bincode => decode_bincode(bytes),
+        };
+        decoded.map_err(|reason| CodecError::Decode {
+            what: std::any::type_name::<T>(),
+            codec: self,
+            reason,
+        })
+    }
+}
+
+fn decode_message_pack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let mut rest = bytes;
+    let value = T::deserialize(&mut rmp_serde::Deserializer::new(&mut rest))
+        .map_err(|error| error.to_string())?;
+    match rest.len() {
+        0 => Ok(value),
+        more => Err(format!("{more} bytes too many")),
+    }
+}
+
+fn decode_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let config = bincode::config::standard().with_limit::<BINCODE_LIMIT>();
+    match bincode::serde::decode_from_slice(bytes, config).map_err(|error| error.to_string())? {
+        (value, read) if read == bytes.len() => Ok(value),
+        (_, read) => Err(format!("{} bytes too many", bytes.len() - read)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Order {
+        id: u64,
+        note: Option<String>,
+        parts: Vec<(String, u32)>,
+    }
+
+    const ALL: [Codec; 3] = [Codec::Json, Codec::MessagePack, Codec::Bincode];
+
+    #[test]
+    fn every_codec_reads_what_it_wrote_and_is_found_by_its_content_type() {
+        let order = Order { id: 7, note: None, parts: vec![("bolt".into(), 12)] };
+        for codec in ALL {
+            let bytes = codec.encode(&order).unwrap();
+            assert_eq!(codec.decode::<Order>(&bytes).unwrap(), order);
+            assert_eq!(Codec::for_content_type(&codec.content_type()).unwrap(), codec);
+        }
+        let with_charset = ContentType::new("Application/JSON; charset=utf-8");
+        assert_eq!(Codec::for_content_type(&with_charset).unwrap(), Codec::Json);
+        assert!(Codec::for_content_type(&ContentType::new("text/plain")).is_err());
+    }
+
+    #[test]
+    fn trailing_and_missing_bytes_are_errors() {
+        let order = Order { id: 7, note: Some("x".into()), parts: vec![] };
+        for codec in ALL {
+            let mut bytes = codec.encode(&order).unwrap().to_vec();
+            assert!(codec.decode::<Order>(&bytes[..bytes.len() - 1]).is_err(), "{codec:?}");
+            bytes.push(b'0');
+            assert!(codec.decode::<Order>(&bytes).is_err(), "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_lies_is_an_error_and_not_an_allocation() {
+        // A Vec<u64> that claims to have 2^40 elements.
+        let bytes = [253, 0, 0, 0, 0, 0, 1, 0, 0];
+        assert!(Codec::Bincode.decode::<Vec<u64>>(&bytes).is_err());
+    }
+}

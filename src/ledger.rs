@@ -1,0 +1,93 @@
+//! The account of one subscription: what arrived, and what became of it (law 3).
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! ledger {
+    ($( $(#[$doc:meta])* $field:ident, )*) => {
+        /// What became of the events of one subscription, in its process. At rest,
+        /// `arrived` is the sum of all others, as [`is_balanced`](Self::is_balanced) checks.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct Ledger {
+            /// Events that reached the subscription.
+            pub arrived: u64,
+            $( $(#[$doc])* pub $field: u64, )*
+            /// Events in its queue or in a handler now.
+            pub in_flight: u64,
+        }
+
+        impl Ledger {
+            /// Whether every event that arrived is accounted for.
+            pub fn is_balanced(&self) -> bool {
+                self.arrived == self.in_flight $( + self.$field )*
+            }
+        }
+
+        /// The counters behind a [`Ledger`].
+        #[derive(Default)]
+        pub(crate) struct Counters {
+            arrived: AtomicU64,
+            $( $field: AtomicU64, )*
+        }
+
+        /// One way for an event to be done with.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(non_camel_case_types, reason = "the counters' own names")]
+        pub(crate) enum Fate { $( $field, )* }
+
+        impl Counters {
+            /// Counts what became of one event that had arrived.
+            pub(crate) fn settled(&self, fate: Fate) {
+                self.settled_many(fate, 1);
+            }
+
+            pub(crate) fn settled_many(&self, fate: Fate, count: u64) {
+                let counter = match fate { $( Fate::$field => &self.$field, )* };
+                counter.fetch_add(count, Ordering::Relaxed);
+            }
+
+            pub(crate) fn read(&self) -> Ledger {
+                // The fates first: what is settled while this reads is then still in flight,
+                // and the difference cannot be negative.
+                $( let $field = self.$field.load(Ordering::Acquire); )*
+                let arrived = self.arrived.load(Ordering::Acquire);
+                let in_flight = arrived.saturating_sub(0 $( + $field )*);
+                Ledger { arrived, $( $field, )* in_flight }
+            }
+        }
+    };
+}
+
+ledger! {
+    /// Handled: the handler returned `Ok`, or the stream's owner took it.
+    handled,
+    /// The handler returned an error or panicked. A group's event is attempted again after that.
+    failed,
+    /// Passed over by `filter`, `from` or `not_own`.
+    filtered,
+    /// Dropped because the subscription's queue was full (told as a gap, but for `Latest`).
+    dropped_overflow,
+    /// Dropped because the payload could not be decoded (told as a gap).
+    dropped_undecodable,
+    /// Dropped because it has another version of the contract (told as a gap).
+    dropped_version,
+    /// In the queue when the subscription ended by its owner's wish.
+    dropped_unsubscribed,
+    /// Handed back to the group unattempted.
+    handed_back,
+    /// Failed for the last time, and now a dead letter.
+    dead_lettered,
+}
+
+impl Counters {
+    pub(crate) fn arrived(&self) {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
+}

@@ -1,0 +1,45 @@
+#![doc = include_str!("../README.md")]
+
+mod bus;
+mod codec;
+mod config;
+mod endpoint;
+mod error;
+mod event;
+mod ledger;
+mod message;
+mod notice;
+mod parcel;
+mod publish;
+mod request;
+mod router;
+mod subscribe;
+mod sync;
+mod transports;
+
+pub use bus::{Builder, Bus};
+pub use codec::{Codec, CodecError};
+pub use config::ConfigError;
+pub use endpoint::Endpoint;
+pub use error::{
+    CloseError, FlushError, OpenError, PublishError, ReadyError, RequestError, SubscribeError,
+    TryPublishError, WaitError,
+};
+pub use event::{Event, Refused, Request, Schema};
+pub use ledger::Ledger;
+pub use message::{Message, RawMessage};
+pub use notice::Notices;
+pub use publish::{Accepted, Publish, Publisher, Receipt};
+pub use request::{Ask, RequestCall, Respond, Responder};
+pub use router::queue::Overflow;
+pub use subscribe::{
+    Any, EventStream, Grouped, HandlerError, Kind, Plain, Pull, Starting, Subscribe, Subscription,
+};
+
+pub use busway_macros::{Event, Request};
+pub use busway_transport::{
+    Address, Capabilities, Capability, Connector, ContentType, DeadLetter, DeadReason, Gap,
+    GapReason, Headers, MessageId, Name, NameError, Notice, Party, Peer, PeerId, Retry, Source,
+    Status, Topic, TopicFilter, TransportError,
+};
+pub use bytes::Bytes;

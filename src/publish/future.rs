@@ -1,0 +1,346 @@
+//! `endpoint.publish(event)`: a builder that is its own future.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use busway_transport::{BoxFuture, Headers, MessageId, Name, NameError, Party, TransportError};
+
+use crate::endpoint::Endpoint;
+use crate::error::{PublishError, TryPublishError};
+use crate::event::Event;
+use crate::publish::Receipt;
+use crate::publish::job::{Job, Path, Sent, Stop, Wait, Wishes};
+use crate::router::queue::Queue;
+use crate::router::topic::TopicNode;
+use crate::sync::Locked;
+
+/// An event about to be published; awaiting it publishes, and gives a [`Receipt`].
+///
+/// It waits while a waiting subscription's queue is full, in the order of first polls, up to the
+/// publish timeout (30 s unless set), and fails with the name of who is in the way.
+///
+/// # Errors
+/// [`PublishError`]; unless it is [`Unconfirmed`](PublishError::Unconfirmed), nobody got the event.
+///
+/// # Cancel safety
+/// Dropped before it is ready, either nobody got the event or, on a transport with confirmations,
+/// everybody will.
+///
+/// # Delivery
+/// To plain subscriptions at most once, and every loss is told; to groups at least once.
+#[must_use = "an event is published when this is awaited"]
+pub struct Publish<'a, E: Event> {
+    endpoint: &'a Endpoint,
+    node: Option<Arc<TopicNode>>,
+    event: Option<E>,
+    options: Option<Box<Options>>,
+    slow: Option<BoxFuture<'a, Result<Receipt, PublishError>>>,
+}
+
+#[derive(Default)]
+struct Options {
+    wishes: Wishes,
+    wrong: Option<NameError>,
+    timeout: Option<Duration>,
+}
+
+// No field is ever pinned in place.
+impl<E: Event> Unpin for Publish<'_, E> {}
+
+impl<'a, E: Event> Publish<'a, E> {
+    pub(crate) fn new(endpoint: &'a Endpoint, event: E) -> Self {
+        Self { endpoint, node: None, event: Some(event), options: None, slow: None }
+    }
+
+    pub(crate) fn through(mut self, node: Arc<TopicNode>) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    fn options(&mut self) -> &mut Options {
+        self.options.get_or_insert_default()
+    }
+
+    /// Only for subscriptions, streams and groups of that endpoint, on whatever bus it lives.
+    pub fn to(mut self, endpoint: &str) -> Self {
+        match Name::new(endpoint) {
+            Ok(name) => self.options().wishes.to = Some(name),
+            Err(error) => self.options().wrong = Some(error),
+        }
+        self
+    }
+
+    /// Only for plain subscriptions of this bus: it is never encoded and never leaves the
+    /// process.
+    pub fn local(mut self) -> Self {
+        self.options().wishes.local = true;
+        self
+    }
+
+    /// Fails with [`PublishError::NoSubscriber`] when nobody takes it.
+    pub fn require_subscriber(mut self) -> Self {
+        self.options().wishes.require_subscriber = true;
+        self
+    }
+
+    /// Attaches a header.
+    pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options().wishes.headers.insert(key, value);
+        self
+    }
+
+    /// Attaches headers.
+    pub fn headers(mut self, headers: Headers) -> Self {
+        self.options().wishes.headers = headers;
+        self
+    }
+
+    /// Stamps the time also when the event stays in the process.
+    pub fn timestamped(mut self) -> Self {
+        self.options().wishes.timestamped = true;
+        self
+    }
+
+    /// Publishes under this id: for a retry after [`PublishError::Unconfirmed`], or an event that
+    /// has an identity already.
+    pub fn id(mut self, id: MessageId) -> Self {
+        self.options().wishes.id = Some(id);
+        self
+    }
+
+    /// How long it may wait for room and confirmation.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options().timeout = Some(timeout);
+        self
+    }
+
+    /// Publishes now or not at all. Works outside of a runtime too. On a transport with
+    /// confirmations the receipt then says nothing about the others, and a failure comes as a
+    /// [notice](crate::Notice::PublishFailed).
+    ///
+    /// # Errors
+    /// [`TryPublishError`] gives the event back; its error names the one in the way.
+    pub fn try_now(mut self) -> Result<Receipt, TryPublishError<E>> {
+        let event = self.event.take().expect("a publish that was polled is not tried again");
+        let mut job = Job::new(event);
+        let outcome = self.attempt_now(&mut job);
+        let error = match outcome {
+            Ok(Sent { receipt, pending }) => {
+                if let Some(pending) = pending {
+                    self.endpoint.bus.report_later(self.topic(), pending);
+                }
+                return Ok(receipt);
+            }
+            Err(Some(Stop::Fail(error))) => error,
+            Err(Some(Stop::Wait(wait))) => {
+                PublishError::Full { topic: self.topic(), by: in_the_way(&wait) }
+            }
+            Err(None) => PublishError::Full { topic: self.topic(), by: None },
+        };
+        let event = job.event.take().expect("an attempt that failed leaves the event");
+        Err(TryPublishError { event, error })
+    }
+
+    fn topic(&self) -> String {
+        E::SCHEMA.topic.to_owned()
+    }
+
+    /// One attempt, if it is this publisher's turn; `None` when others wait before it.
+    fn attempt_now(&mut self, job: &mut Job<E>) -> Result<Sent, Option<Stop>> {
+        if let Some(error) = self.options.as_mut().and_then(|options| options.wrong.take()) {
+            let error = PublishError::Addressee { topic: self.topic(), error };
+            return Err(Some(Stop::Fail(error)));
+        }
+        let bus = &self.endpoint.bus;
+        let node = self.node.get_or_insert_with(|| bus.node_of(E::SCHEMA.topic));
+        let Ok(_turn) = node.turn.try_lock() else { return Err(None) };
+        let default = Wishes::default();
+        let wishes = self.options.as_ref().map_or(&default, |options| &options.wishes);
+        let path = Path { bus, endpoint: &self.endpoint.name, node, wishes };
+        job.attempt(&path).map_err(Some)
+    }
+
+    /// Publishes, up to the commit: what is still to be confirmed is left to the caller.
+    pub(crate) fn send(mut self) -> BoxFuture<'a, Result<Sent, PublishError>> {
+        Box::pin(async move {
+            let event = self.event.take().expect("sent once");
+            let mut job = Job::new(event);
+            match self.attempt_now(&mut job) {
+                Ok(sent) => Ok(sent),
+                Err(Some(Stop::Fail(error))) => Err(error),
+                Err(_) => self.waiting(job).send().await,
+            }
+        })
+    }
+
+    fn waiting(&mut self, job: Job<E>) -> Waiting<'a, E> {
+        let bus = &self.endpoint.bus;
+        let options = self.options.take().unwrap_or_default();
+        let after = options.timeout.unwrap_or(bus.settings.publish_timeout);
+        let node = self.node.take().unwrap_or_else(|| bus.node_of(E::SCHEMA.topic));
+        let deadline = Instant::now() + after;
+        Waiting { endpoint: self.endpoint, node, wishes: options.wishes, job, after, deadline }
+    }
+}
+
+impl<E: Event> Future for Publish<'_, E> {
+    type Output = Result<Receipt, PublishError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if let Some(event) = this.event.take() {
+            let mut job = Job::new(event);
+            match this.attempt_now(&mut job) {
+                Ok(Sent { receipt, pending: None }) => return Poll::Ready(Ok(receipt)),
+                Ok(sent) => {
+                    let waiting = this.waiting(job);
+                    this.slow = Some(Box::pin(waiting.confirmed(sent)));
+                }
+                Err(Some(Stop::Fail(error))) => return Poll::Ready(Err(error)),
+                Err(_) => {
+                    let waiting = this.waiting(job);
+                    this.slow = Some(Box::pin(waiting.publish()));
+                }
+            }
+        }
+        match &mut this.slow {
+            Some(slow) => slow.as_mut().poll(context),
+            None => panic!("a publish was polled after it was ready"),
+        }
+    }
+}
+
+impl<E: Event> std::fmt::Debug for Publish<'_, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publish").field("topic", &E::SCHEMA.topic).finish_non_exhaustive()
+    }
+}
+
+/// A publish that could not be done at once.
+struct Waiting<'a, E> {
+    endpoint: &'a Endpoint,
+    node: Arc<TopicNode>,
+    wishes: Wishes,
+    job: Job<E>,
+    after: Duration,
+    deadline: Instant,
+}
+
+impl<E: Event> Waiting<'_, E> {
+    async fn publish(mut self) -> Result<Receipt, PublishError> {
+        let sent = self.wait_for_room().await?;
+        self.confirmed(sent).await
+    }
+
+    async fn send(mut self) -> Result<Sent, PublishError> {
+        self.wait_for_room().await
+    }
+
+    /// Waits for its turn and for room, and commits.
+    async fn wait_for_room(&mut self) -> Result<Sent, PublishError> {
+        let by = Mutex::new(None);
+        let (after, deadline) = (self.after, self.deadline);
+        let topic = self.node.topic.to_string();
+        match tokio::time::timeout_at(deadline, self.take_turn(&by)).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                let by = by.locked().take();
+                Err(PublishError::TimedOut { topic, after, by })
+            }
+        }
+    }
+
+    async fn take_turn(&mut self, by: &Mutex<Option<Party>>) -> Result<Sent, PublishError> {
+        let Self { endpoint, node, wishes, job, .. } = self;
+        let path = Path { bus: &endpoint.bus, endpoint: &endpoint.name, node, wishes };
+        let _turn = node.turn.lock().await;
+        // The queue that was full at the last attempt: an attempt is made while its room is
+        // already being listened for, so that no wake-up falls between.
+        let mut full: Option<Arc<Queue>> = None;
+        loop {
+            let queue = full.take();
+            let mut room = std::pin::pin!(queue.as_ref().map(|queue| queue.room.notified()));
+            if let Some(room) = room.as_mut().as_pin_mut() {
+                room.enable();
+            }
+            let wait = match job.attempt(&path) {
+                Ok(sent) => return Ok(sent),
+                Err(Stop::Fail(error)) => return Err(error),
+                Err(Stop::Wait(wait)) => wait,
+            };
+            *by.locked() = in_the_way(&wait);
+            match wait {
+                Wait::Transport(_) => {
+                    let permit =
+                        endpoint.bus.transport.reserve(&path.route()).await.map_err(|error| {
+                            PublishError::Transport { topic: path.topic(), error }
+                        })?;
+                    job.set_permit(permit);
+                }
+                Wait::Queue(blocking) => {
+                    let same = queue.as_ref().is_some_and(|queue| Arc::ptr_eq(queue, &blocking));
+                    if same && let Some(room) = room.as_mut().as_pin_mut() {
+                        room.await;
+                    }
+                    full = Some(blocking);
+                }
+            }
+        }
+    }
+
+    /// Waits for the confirmation, if there is one to wait for.
+    async fn confirmed(self, sent: Sent) -> Result<Receipt, PublishError> {
+        let Sent { mut receipt, pending } = sent;
+        let Some(pending) = pending else { return Ok(receipt) };
+        let topic = self.node.topic.to_string();
+        let unconfirmed = |receipt: &Receipt, reason: String| match receipt.id() {
+            Some(id) => {
+                let (topic, reached) = (topic.clone(), receipt.here);
+                PublishError::Unconfirmed { topic, id, reached, reason }
+            }
+            None => PublishError::Closed { topic: topic.clone() },
+        };
+        let outcome = match tokio::time::timeout_at(self.deadline, pending).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                return Err(unconfirmed(&receipt, format!("no answer within {:?}", self.after)));
+            }
+        };
+        let elsewhere = outcome.map_err(|error| confirm_error(&topic, &receipt, error))?;
+        receipt.elsewhere = Some(elsewhere);
+        if self.wishes.require_subscriber && receipt.reached() == 0 {
+            return Err(PublishError::NoSubscriber { topic });
+        }
+        Ok(receipt)
+    }
+}
+
+/// A failed confirmation: after the commit every error is `Unconfirmed`, unless the other side
+/// said that it did not take the event and nobody here did either.
+pub(crate) fn confirm_error(topic: &str, receipt: &Receipt, error: TransportError) -> PublishError {
+    match (&error, receipt.id()) {
+        (TransportError::Rejected { .. }, _) if receipt.here == 0 => {
+            PublishError::Transport { topic: topic.to_owned(), error }
+        }
+        (_, Some(id)) => PublishError::Unconfirmed {
+            topic: topic.to_owned(),
+            id,
+            reached: receipt.here,
+            reason: error.to_string(),
+        },
+        (_, None) => PublishError::Transport { topic: topic.to_owned(), error },
+    }
+}
+
+fn in_the_way(wait: &Wait) -> Option<Party> {
+    match wait {
+        Wait::Queue(queue) => Some(queue.party()),
+        Wait::Transport(TransportError::Full { by }) => by.clone(),
+        Wait::Transport(_) => None,
+    }
+}

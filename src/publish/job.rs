@@ -1,0 +1,214 @@
+//! The one path of a publish: room everywhere, then commit (law 9).
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use busway_transport::{
+    BoxFuture, Capability, Commit, ContentType, Headers, Interest, MessageId, Name, Payload,
+    PermitHandle, Route, TransportError,
+};
+
+use crate::bus::Core;
+use crate::codec::Codec;
+use crate::error::PublishError;
+use crate::event::Event;
+use crate::parcel::{self, Meta, Parcel, Shared, Typed};
+use crate::publish::Receipt;
+use crate::router::multicast::{Blocked, Reserved};
+use crate::router::queue::Queue;
+use crate::router::topic::TopicNode;
+
+/// What a publisher may ask for beyond the event.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wishes {
+    pub(crate) to: Option<Name>,
+    pub(crate) local: bool,
+    pub(crate) require_subscriber: bool,
+    pub(crate) timestamped: bool,
+    pub(crate) headers: Headers,
+    pub(crate) id: Option<MessageId>,
+}
+
+/// One event on its way out, and what has been done for it so far.
+pub(crate) struct Job<E> {
+    pub(crate) event: Option<E>,
+    encoded: Option<(ContentType, Bytes)>,
+    permit: Option<PermitHandle>,
+}
+
+/// What a publisher has to wait for.
+pub(crate) enum Wait {
+    /// Room in this queue.
+    Queue(Arc<Queue>),
+    /// Room in the transport.
+    Transport(TransportError),
+}
+
+/// A failed attempt.
+pub(crate) enum Stop {
+    Wait(Wait),
+    Fail(PublishError),
+}
+
+impl From<PublishError> for Stop {
+    fn from(error: PublishError) -> Self {
+        Self::Fail(error)
+    }
+}
+
+/// A committed event.
+pub(crate) struct Sent {
+    pub(crate) receipt: Receipt,
+    /// What the transport still has to confirm.
+    pub(crate) pending:
+        Option<BoxFuture<'static, Result<busway_transport::Receipt, TransportError>>>,
+}
+
+/// Where an event comes from and goes to.
+pub(crate) struct Path<'a> {
+    pub(crate) bus: &'a Core,
+    pub(crate) endpoint: &'a Name,
+    pub(crate) node: &'a TopicNode,
+    pub(crate) wishes: &'a Wishes,
+}
+
+impl Path<'_> {
+    pub(crate) fn route(&self) -> Route {
+        let mut route = Route::new(self.node.topic.clone(), self.wishes.to.clone());
+        route.mandatory = self.wishes.require_subscriber;
+        route
+    }
+
+    pub(crate) fn topic(&self) -> String {
+        self.node.topic.to_string()
+    }
+}
+
+impl<E: Event> Job<E> {
+    pub(crate) fn new(event: E) -> Self {
+        Self { event: Some(event), encoded: None, permit: None }
+    }
+
+    pub(crate) fn set_permit(&mut self, permit: PermitHandle) {
+        self.permit = Some(permit);
+    }
+
+    /// Publishes if there is room everywhere now. Only for who has the topic's turn. What was
+    /// done towards it (the encoding, the transport's permit) is kept for the next attempt.
+    pub(crate) fn attempt(&mut self, path: &Path<'_>) -> Result<Sent, Stop> {
+        let bus = path.bus;
+        bus.check_open(|| PublishError::Closed { topic: path.topic() })?;
+        let leaves = !path.wishes.local && !E::SCHEMA.local && {
+            self.permit.is_some() || bus.transport.interest(&path.route()) != Interest::No
+        };
+        if leaves {
+            self.prepare(path)?;
+        }
+
+        let queues = path.node.queues();
+        let to = path.wishes.to.as_ref();
+        let reserved = Reserved::reserve(&queues, to).map_err(|blocked| match blocked {
+            Blocked::Full(queue) => Stop::Wait(Wait::Queue(queue)),
+            Blocked::Refused(queue) => {
+                Stop::Fail(PublishError::Full { topic: path.topic(), by: Some(queue.party()) })
+            }
+        })?;
+        let here = reserved.count();
+        if here == 0 && !leaves {
+            if path.wishes.require_subscriber {
+                return Err(PublishError::NoSubscriber { topic: path.topic() }.into());
+            }
+            self.event = None;
+            return Ok(Sent { receipt: Receipt::default(), pending: None });
+        }
+
+        // From here on nothing can fail: this is the commit.
+        let parcel = self.parcel(path, leaves);
+        let (elsewhere, pending) = match self.permit.take() {
+            None => (None, None),
+            Some(permit) => {
+                let payload = match parcel.bytes() {
+                    Ok((content_type, bytes)) if !bus.in_process() => {
+                        Payload::Encoded { content_type, bytes }
+                    }
+                    _ => Payload::Local(Arc::new(Shared(parcel.clone()))),
+                };
+                let mut envelope = parcel::to_envelope(parcel.meta(), payload);
+                envelope.sequence = Some(path.node.next_sequence(to));
+                match permit.commit(envelope) {
+                    Commit::Done(receipt) => (Some(receipt), None),
+                    Commit::Pending(pending) => (None, Some(pending)),
+                }
+            }
+        };
+        reserved.commit(&parcel);
+        let queues = Some((queues, path.wishes.to.clone()));
+        let receipt = Receipt { here, queues, parcel: Some(parcel), elsewhere };
+        Ok(Sent { receipt, pending })
+    }
+
+    /// Encodes the event if the transport needs bytes, and reserves its room.
+    fn prepare(&mut self, path: &Path<'_>) -> Result<(), Stop> {
+        let bus = path.bus;
+        if self.encoded.is_none() && !bus.in_process() {
+            let codec = E::SCHEMA.codec.unwrap_or(bus.codec);
+            let encoded = self.event.as_ref().map(|event| event.encode(codec)).transpose();
+            let bytes = encoded
+                .map_err(|error| PublishError::Codec { topic: path.topic(), error })?
+                .unwrap_or_default();
+            let limit = bus.capabilities.max_payload;
+            if bytes.len() > limit {
+                let (topic, size) = (path.topic(), bytes.len());
+                let error = TransportError::TooLarge { topic: topic.clone(), size, limit };
+                return Err(PublishError::Transport { topic, error }.into());
+            }
+            self.encoded = Some((codec.content_type(), bytes));
+        }
+        if self.permit.is_none() {
+            match bus.transport.try_reserve(&path.route()) {
+                Ok(permit) => self.permit = Some(permit),
+                Err(error @ TransportError::Full { .. }) => {
+                    return Err(Stop::Wait(Wait::Transport(error)));
+                }
+                Err(TransportError::Closed) => {
+                    return Err(PublishError::Closed { topic: path.topic() }.into());
+                }
+                Err(error) => {
+                    return Err(PublishError::Transport { topic: path.topic(), error }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn parcel(&mut self, path: &Path<'_>, leaves: bool) -> Arc<dyn Parcel> {
+        let wishes = path.wishes;
+        let mut meta =
+            Meta::new(path.node.topic.clone(), E::SCHEMA.version, path.bus.source(path.endpoint));
+        meta.to = wishes.to.clone();
+        if leaves || wishes.timestamped || !wishes.headers.is_empty() {
+            meta.time = Some(SystemTime::now());
+            meta.headers = wishes.headers.clone();
+        }
+        if let Some(id) = wishes.id {
+            meta = meta.with_id(id);
+        }
+        let event = self.event.take().expect("a job is attempted no more after its commit");
+        let typed = Typed::new(event, meta);
+        Arc::new(match self.encoded.take() {
+            Some((content_type, bytes)) => typed.with_bytes(content_type, bytes),
+            None => typed,
+        })
+    }
+}
+
+/// The codec for events that name none, from the transport's preference.
+pub(crate) fn default_codec(capabilities: &busway_transport::Capabilities) -> Codec {
+    Codec::for_content_type(&capabilities.content_type).unwrap_or(Codec::Json)
+}
+
+pub(crate) fn in_process(capabilities: &busway_transport::Capabilities) -> bool {
+    capabilities.has(Capability::InProcess)
+}

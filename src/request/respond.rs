@@ -1,0 +1,134 @@
+//! `endpoint.respond::<R>()`: registering a responder.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use busway_transport::ResponderSpec;
+
+use crate::endpoint::Endpoint;
+use crate::error::SubscribeError;
+use crate::event::Request;
+use crate::request::ask::Ask;
+use crate::request::local::Handler;
+use crate::request::remote;
+use crate::subscribe::Starting;
+
+/// How many requests one responder answers at once unless set.
+const CONCURRENCY: usize = 256;
+
+/// A responder that is not registered yet: it ends with [`with`](Self::with).
+#[must_use = "a responder is registered only after `with` was awaited"]
+pub struct Respond<'a, R> {
+    endpoint: &'a Endpoint,
+    concurrency: usize,
+    request: PhantomData<fn(R)>,
+}
+
+impl<'a, R: Request> Respond<'a, R> {
+    pub(crate) fn new(endpoint: &'a Endpoint) -> Self {
+        Self { endpoint, concurrency: CONCURRENCY, request: PhantomData }
+    }
+
+    /// How many requests it answers at once (256 unless set); more wait, up to their deadlines.
+    pub fn concurrency(mut self, requests: usize) -> Self {
+        self.concurrency = requests.max(1);
+        self
+    }
+
+    /// Answers each request with what `handler` returns.
+    ///
+    /// A request from the same process is handled in the caller's own task as far as it goes
+    /// without waiting, and then in a task of its own. A panic ends the request in
+    /// [`Disconnected`](crate::RequestError::Disconnected), and nothing else.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]. When this returns `Ok`, every connected peer can ask.
+    pub fn with<F, Fut>(self, handler: F) -> Starting<'a, Responder>
+    where
+        F: Fn(Ask<R>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R::Response, R::Error>> + Send + 'static,
+    {
+        Starting::new(self.start(handler))
+    }
+
+    async fn start<F, Fut>(self, handler: F) -> Result<Responder, SubscribeError>
+    where
+        F: Fn(Ask<R>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R::Response, R::Error>> + Send + 'static,
+    {
+        let bus = &self.endpoint.bus;
+        let text = R::SCHEMA.topic.to_owned();
+        let topic = remote::topic::<R>()
+            .map_err(|error| SubscribeError::Name { topic: text.clone(), error })?;
+        bus.check_open(|| SubscribeError::Closed { topic: text.clone() })?;
+        let endpoint = self.endpoint.name.clone();
+        let tasks = TaskTracker::new();
+        let handler = Arc::new(Handler::<R> {
+            endpoint: endpoint.clone(),
+            bus: bus.peer.as_u64(),
+            call: Box::new(move |ask| Box::pin(handler(ask))),
+            running: Arc::new(Semaphore::new(self.concurrency)),
+            tasks: tasks.clone(),
+        });
+        let spec = ResponderSpec::new(topic, endpoint, self.concurrency);
+        let asks = bus.within(&text, bus.transport.respond(spec)).await?;
+
+        let id = bus.next_number();
+        bus.responders.add(id, handler.clone());
+        bus.board.touch();
+        let stop = bus.gone.child_token();
+        let here = Arc::downgrade(bus);
+        let packing = bus.packing();
+        let serving = {
+            let stop = stop.clone();
+            async move {
+                remote::serve(asks, handler, packing, stop).await;
+                if let Some(bus) = here.upgrade() {
+                    bus.responders.remove::<R>(id);
+                    bus.board.touch();
+                }
+            }
+        };
+        bus.tasks.spawn(tasks.track_future(serving));
+        // What runs in tasks of the responder's own is waited for by the bus too.
+        tasks.close();
+        let all = tasks.clone();
+        bus.tasks.spawn(async move { all.wait().await });
+        Ok(Responder { topic: R::SCHEMA.topic, stop, tasks })
+    }
+}
+
+impl<R: Request> std::fmt::Debug for Respond<'_, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Respond").field("topic", &R::SCHEMA.topic).finish_non_exhaustive()
+    }
+}
+
+/// A registered responder. Dropping it leaves it registered as long as its bus.
+pub struct Responder {
+    topic: &'static str,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Responder {
+    /// Withdraws the responder, and waits for the requests that it is answering.
+    ///
+    /// # Cancel safety
+    /// Once polled, the responder is withdrawn also when this is dropped.
+    pub async fn unregister(self) {
+        self.stop.cancel();
+        self.tasks.wait().await;
+    }
+}
+
+impl std::fmt::Debug for Responder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Responder").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}

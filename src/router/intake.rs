@@ -1,0 +1,205 @@
+//! From the transport to the queues: one interest and one pump per topic filter, shared by all
+//! subscriptions of this bus with that filter.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use futures::StreamExt;
+use tokio::task::AbortHandle;
+use tokio_util::task::TaskTracker;
+
+use busway_transport::{
+    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SubscriptionId,
+    TopicFilter, TransportError, TransportHandle,
+};
+
+use super::multicast::Reserved;
+use super::queue::Queue;
+use super::sequence::{Place, Sequences};
+use crate::parcel;
+use crate::sync::Locked;
+
+/// The queues behind one filter. The pump holds this and not the intake, so that the intake ends
+/// with its last subscription.
+type Queues = Arc<Mutex<Vec<Arc<Queue>>>>;
+
+/// All intakes of one bus.
+pub(crate) struct Intakes {
+    transport: TransportHandle,
+    by_filter: Mutex<HashMap<TopicFilter, Arc<Intake>>>,
+    next_id: AtomicU64,
+    pumps: TaskTracker,
+}
+
+/// What an intake needs of its bus.
+struct Link {
+    transport: TransportHandle,
+    pumps: TaskTracker,
+}
+
+struct Intake {
+    id: SubscriptionId,
+    filter: TopicFilter,
+    queues: Queues,
+    opened: tokio::sync::Mutex<Opened>,
+}
+
+/// What the transport knows of an intake.
+#[derive(Default)]
+struct Opened {
+    pump: Option<AbortHandle>,
+    endpoints: BTreeSet<Name>,
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        // Ends the pump, and with its deliveries the interest.
+        if let Some(pump) = &self.opened.get_mut().pump {
+            pump.abort();
+        }
+    }
+}
+
+impl Intakes {
+    pub(crate) fn new(transport: TransportHandle) -> Arc<Self> {
+        Arc::new(Self {
+            transport,
+            by_filter: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            pumps: TaskTracker::new(),
+        })
+    }
+
+    /// Makes the transport deliver to a queue. When it returns, the interest is live.
+    ///
+    /// Cancel safe together with [`detach`](Self::detach), which the caller owes in any case.
+    pub(crate) async fn attach(
+        &self,
+        filter: &TopicFilter,
+        queue: &Arc<Queue>,
+        capacity: usize,
+    ) -> Result<(), TransportError> {
+        // Listed before the transport is asked: whoever detaches in the meantime sees it and
+        // keeps the intake.
+        let intake = {
+            let mut by_filter = self.by_filter.locked();
+            let intake = by_filter.entry(filter.clone()).or_insert_with(|| {
+                Arc::new(Intake {
+                    id: SubscriptionId(self.next_id.fetch_add(1, Ordering::Relaxed)),
+                    filter: filter.clone(),
+                    queues: Queues::default(),
+                    opened: tokio::sync::Mutex::default(),
+                })
+            });
+            intake.queues.locked().push(queue.clone());
+            intake.clone()
+        };
+        intake.open(self.link(), capacity).await
+    }
+
+    /// Waits until all that the transport had accepted is in the queues, after it left.
+    pub(crate) async fn drained(&self) {
+        self.pumps.close();
+        self.pumps.wait().await;
+    }
+
+    fn link(&self) -> Link {
+        Link { transport: self.transport.clone(), pumps: self.pumps.clone() }
+    }
+
+    /// Stops delivering to a queue; the last one of a filter withdraws the interest.
+    pub(crate) fn detach(&self, filter: &TopicFilter, queue: &Arc<Queue>) {
+        let mut by_filter = self.by_filter.locked();
+        let Some(intake) = by_filter.get(filter) else { return };
+        let last_of_endpoint = {
+            let mut queues = intake.queues.locked();
+            queues.retain(|other| !Arc::ptr_eq(other, queue));
+            !queues.iter().any(|other| other.endpoint == queue.endpoint)
+        };
+        if intake.queues.locked().is_empty() {
+            by_filter.remove(filter);
+        } else if last_of_endpoint && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (intake, link) = (Arc::downgrade(intake), self.link());
+            runtime.spawn(async move {
+                if let Some(intake) = Weak::upgrade(&intake) {
+                    // Too much interest is no harm: what comes is for nobody and is passed over.
+                    let _ = intake.open(link, 0).await;
+                }
+            });
+        }
+    }
+}
+
+impl Intake {
+    fn wanted(&self) -> BTreeSet<Name> {
+        self.queues.locked().iter().map(|queue| queue.endpoint.clone()).collect()
+    }
+
+    /// Brings the transport's knowledge of this intake up to date.
+    async fn open(&self, link: Link, capacity: usize) -> Result<(), TransportError> {
+        let mut opened = self.opened.lock().await;
+        let wanted = self.wanted();
+        if opened.pump.is_none() {
+            let interest =
+                PlainInterest::new(self.id, self.filter.clone(), wanted.clone(), capacity.max(1));
+            let deliveries = link.transport.subscribe(interest).await?;
+            let task = link.pumps.spawn(pump(deliveries, self.queues.clone()));
+            opened.pump = Some(task.abort_handle());
+            opened.endpoints = wanted;
+        } else if opened.endpoints != wanted {
+            link.transport.update(self.id, wanted.clone()).await?;
+            opened.endpoints = wanted;
+        }
+        Ok(())
+    }
+}
+
+/// Moves what the transport delivers into the queues. While a waiting subscription is full it
+/// stops taking, and the transport holds back the publishers of this filter only (law 6).
+async fn pump(mut deliveries: Deliveries, queues: Queues) {
+    let mut sequences = Sequences::default();
+    while let Some(arrival) = deliveries.next().await {
+        match arrival {
+            Arrival::Event(envelope) => take(envelope, &queues, &mut sequences).await,
+            Arrival::Gap(gap) => tell(&queues, None, &gap),
+            _ => {}
+        }
+    }
+}
+
+async fn take(envelope: Envelope, queues: &Queues, sequences: &mut Sequences) {
+    match sequences.place(&envelope) {
+        Place::Next => {}
+        Place::After(missing) => {
+            tell(queues, envelope.to.as_ref(), &Gap::new(Some(missing), GapReason::Overflow));
+        }
+        Place::Repeat => {
+            tracing::debug!(id = %envelope.id, topic = %envelope.topic, "dropped a repeat");
+            return;
+        }
+    }
+    let to = envelope.to.clone();
+    let parcel = match parcel::from_envelope(envelope) {
+        Ok(parcel) => parcel,
+        Err(reason) => return tell(queues, to.as_ref(), &Gap::new(Some(1), reason)),
+    };
+    // Each queue by itself: a full one must not let the others wait for what they have room for.
+    let snapshot = queues.locked().clone();
+    for queue in snapshot.iter().filter(|queue| queue.is_addressed(to.as_ref())) {
+        loop {
+            let mut room = std::pin::pin!(queue.room.notified());
+            room.as_mut().enable();
+            match Reserved::reserve(std::slice::from_ref(queue), None) {
+                Ok(reserved) => break reserved.commit(&parcel),
+                Err(_) => room.await,
+            }
+        }
+    }
+}
+
+fn tell(queues: &Queues, to: Option<&Name>, gap: &Gap) {
+    for queue in queues.locked().iter().filter(|queue| queue.is_addressed(to)) {
+        queue.push_gap(gap.clone());
+    }
+}

@@ -1,0 +1,94 @@
+//! One event into several queues, or into none (law 9).
+
+use std::sync::Arc;
+
+use busway_transport::Name;
+
+use super::queue::{Queue, Room};
+use crate::parcel::Parcel;
+
+/// Why an event was not taken.
+#[derive(Debug)]
+pub(crate) enum Blocked {
+    /// This queue is full: wait for its room.
+    Full(Arc<Queue>),
+    /// This queue is full, and asked for publishers to fail.
+    Refused(Arc<Queue>),
+}
+
+/// Room reserved in every queue that an event is for.
+pub(crate) struct Reserved<'a> {
+    queues: &'a [Arc<Queue>],
+    /// Which of the queues were taken, as a bit each where that fits.
+    taken: Taken,
+}
+
+/// Which queues took part: an ended queue holds no reservation, and the address may differ.
+#[derive(Default)]
+struct Taken {
+    first: u64,
+    more: Vec<bool>,
+}
+
+impl Taken {
+    fn set(&mut self, at: usize) {
+        if at < 64 {
+            self.first |= 1 << at;
+        } else {
+            self.more.resize(at - 63, false);
+            self.more[at - 64] = true;
+        }
+    }
+
+    fn has(&self, at: usize) -> bool {
+        if at < 64 {
+            self.first & (1 << at) != 0
+        } else {
+            self.more.get(at - 64).copied().unwrap_or(false)
+        }
+    }
+}
+
+impl<'a> Reserved<'a> {
+    /// Reserves room in all of the queues that take such an event, or in none.
+    pub(crate) fn reserve(queues: &'a [Arc<Queue>], to: Option<&Name>) -> Result<Self, Blocked> {
+        let mut room = Self { queues, taken: Taken::default() };
+        for (at, queue) in queues.iter().enumerate() {
+            if !queue.is_addressed(to) {
+                continue;
+            }
+            match queue.reserve() {
+                Room::Taken => room.taken.set(at),
+                Room::Ended => {}
+                Room::Full => return Err(Blocked::Full(queue.clone())),
+                Room::Refused => return Err(Blocked::Refused(queue.clone())),
+            }
+        }
+        Ok(room)
+    }
+
+    /// How many subscriptions the event will reach.
+    pub(crate) fn count(&self) -> usize {
+        self.taken.first.count_ones() as usize + self.taken.more.iter().filter(|t| **t).count()
+    }
+
+    /// Delivers the event.
+    pub(crate) fn commit(mut self, parcel: &Arc<dyn Parcel>) {
+        let taken = std::mem::take(&mut self.taken);
+        for (at, queue) in self.queues.iter().enumerate() {
+            if taken.has(at) {
+                queue.push(parcel.clone());
+            }
+        }
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        for (at, queue) in self.queues.iter().enumerate() {
+            if self.taken.has(at) {
+                queue.release();
+            }
+        }
+    }
+}

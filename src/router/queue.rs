@@ -1,0 +1,293 @@
+//! The bounded queue of one subscription: many publishers, one reader.
+//!
+//! Room is reserved first and filled later, so that an event can be given to several queues or to
+//! none. Gaps stand in the queue where the lost events would have stood.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::Notify;
+
+use busway_transport::{Gap, GapReason, Name, Party};
+
+use crate::ledger::{Counters, Fate, Ledger};
+use crate::parcel::Parcel;
+use crate::sync::Locked;
+
+/// What a subscription's full queue does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// Publishers wait for room, up to their deadline, which names the one in the way.
+    #[default]
+    Wait,
+    /// The oldest waiting event makes room, and a gap tells of it in its place.
+    DropOldest,
+    /// The new event is dropped, and a gap tells of it in its place.
+    DropNewest,
+    /// The publisher gets an error at once. (One in another process waits, as for `Wait`.)
+    Fail,
+    /// Only the newest event is kept; what it replaced is counted, and no gap is told.
+    Latest,
+}
+
+/// One step of a subscription.
+pub(crate) enum Item {
+    Event(Arc<dyn Parcel>),
+    Gap(Gap),
+}
+
+/// How a queue takes an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// There is room, now reserved; or the overflow policy makes it.
+    Taken,
+    /// The publisher has to wait.
+    Full,
+    /// The publisher has to fail.
+    Refused,
+    /// The subscription has ended: nothing to deliver, nobody in the way.
+    Ended,
+}
+
+/// The queue of one subscription.
+pub(crate) struct Queue {
+    /// The subscribing endpoint.
+    pub(crate) endpoint: Name,
+    capacity: usize,
+    overflow: Overflow,
+    state: Mutex<State>,
+    /// Told when a slot of a full queue comes free, or the queue ends.
+    pub(crate) room: Notify,
+    pub(crate) counters: Counters,
+}
+
+/// The life of a queue; it only goes forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+enum Phase {
+    #[default]
+    Open,
+    /// Takes all that comes, so that what the transport had accepted finds its place: no more
+    /// than the transport's own bounds.
+    Draining,
+    /// Takes nothing more; the reader gets what is there, and then the end.
+    Closing,
+    /// Over.
+    Ended,
+}
+
+#[derive(Default)]
+struct State {
+    items: VecDeque<Item>,
+    /// How many of the items are events: gaps take no room.
+    events: usize,
+    reserved: usize,
+    phase: Phase,
+    reader: Option<Waker>,
+}
+
+impl Queue {
+    pub(crate) fn new(endpoint: Name, capacity: usize, overflow: Overflow) -> Arc<Self> {
+        let capacity = if overflow == Overflow::Latest { 1 } else { capacity.max(1) };
+        Arc::new(Self {
+            endpoint,
+            capacity,
+            overflow,
+            state: Mutex::default(),
+            room: Notify::new(),
+            counters: Counters::default(),
+        })
+    }
+
+    pub(crate) fn party(&self) -> Party {
+        Party::endpoint(self.endpoint.clone())
+    }
+
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.counters.read()
+    }
+
+    /// Whether an event with that address is for this subscription.
+    pub(crate) fn is_addressed(&self, to: Option<&Name>) -> bool {
+        to.is_none_or(|to| *to == self.endpoint)
+    }
+
+    /// Reserves room for one event.
+    pub(crate) fn reserve(&self) -> Room {
+        let mut state = self.state.locked();
+        if state.phase >= Phase::Closing {
+            return Room::Ended;
+        }
+        let lossy = !matches!(self.overflow, Overflow::Wait | Overflow::Fail);
+        let bounded = !lossy && state.phase == Phase::Open;
+        if bounded && state.events + state.reserved >= self.capacity {
+            return if self.overflow == Overflow::Fail { Room::Refused } else { Room::Full };
+        }
+        state.reserved += 1;
+        Room::Taken
+    }
+
+    /// Gives reserved room back.
+    pub(crate) fn release(&self) {
+        let reader = {
+            let mut state = self.state.locked();
+            state.reserved -= 1;
+            state.reader_if_closing()
+        };
+        self.room.notify_waiters();
+        wake(reader);
+    }
+
+    /// Fills reserved room.
+    pub(crate) fn push(&self, parcel: Arc<dyn Parcel>) {
+        let mut state = self.state.locked();
+        state.reserved -= 1;
+        if state.phase == Phase::Ended {
+            return;
+        }
+        self.counters.arrived();
+        let reader = if state.events < self.capacity || state.phase > Phase::Open {
+            state.put(Item::Event(parcel))
+        } else {
+            self.counters.settled(Fate::dropped_overflow);
+            match self.overflow {
+                Overflow::DropNewest => state.put_gap(Gap::new(Some(1), GapReason::Overflow)),
+                Overflow::Latest => {
+                    state.items.retain(|item| matches!(item, Item::Gap(_)));
+                    state.events = 0;
+                    state.put(Item::Event(parcel))
+                }
+                _ => {
+                    state.drop_oldest();
+                    state.put(Item::Event(parcel))
+                }
+            }
+        };
+        drop(state);
+        wake(reader);
+    }
+
+    /// Tells the reader of a loss, in place.
+    pub(crate) fn push_gap(&self, gap: Gap) {
+        let reader = self.state.locked().put_gap(gap);
+        wake(reader);
+    }
+
+    /// The next step; `None` after the end.
+    pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<Item>> {
+        let mut state = self.state.locked();
+        let Some(item) = state.items.pop_front() else {
+            let over = state.phase == Phase::Closing && state.reserved == 0;
+            if over || state.phase == Phase::Ended {
+                return Poll::Ready(None);
+            }
+            if !state.reader.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                state.reader = Some(context.waker().clone());
+            }
+            return Poll::Pending;
+        };
+        if matches!(item, Item::Event(_)) {
+            let was_full = state.events + state.reserved >= self.capacity;
+            state.events -= 1;
+            drop(state);
+            if was_full {
+                self.room.notify_waiters();
+            }
+        }
+        Poll::Ready(Some(item))
+    }
+
+    /// From now on takes all that comes.
+    pub(crate) fn drain(&self) {
+        let mut state = self.state.locked();
+        state.phase = state.phase.max(Phase::Draining);
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// Takes no more; the reader still gets what is there, and then the end.
+    pub(crate) fn close(&self) {
+        let reader = {
+            let mut state = self.state.locked();
+            state.phase = state.phase.max(Phase::Closing);
+            state.reader.take()
+        };
+        self.room.notify_waiters();
+        wake(reader);
+    }
+
+    /// Ends at once: what is still there is counted as dropped by its owner's wish.
+    pub(crate) fn end(&self) {
+        let (items, reader) = {
+            let mut state = self.state.locked();
+            state.phase = Phase::Ended;
+            let events = std::mem::take(&mut state.events);
+            self.counters.settled_many(Fate::dropped_unsubscribed, events as u64);
+            (std::mem::take(&mut state.items), state.reader.take())
+        };
+        self.room.notify_waiters();
+        wake(reader);
+        // Dropped outside of the lock: a value's own `Drop` may do anything.
+        drop(items);
+    }
+}
+
+impl State {
+    fn reader_if_closing(&mut self) -> Option<Waker> {
+        if self.phase >= Phase::Closing { self.reader.take() } else { None }
+    }
+
+    fn put(&mut self, item: Item) -> Option<Waker> {
+        self.events += usize::from(matches!(item, Item::Event(_)));
+        self.items.push_back(item);
+        self.reader.take()
+    }
+
+    /// Puts a gap at the end, or adds to the one that stands there for the same reason.
+    fn put_gap(&mut self, gap: Gap) -> Option<Waker> {
+        match self.items.back_mut() {
+            Some(Item::Gap(last)) if last.reason == gap.reason => merge(last, &gap),
+            _ => self.items.push_back(Item::Gap(gap)),
+        }
+        self.reader.take()
+    }
+
+    /// Drops the oldest event, with a gap in its place.
+    fn drop_oldest(&mut self) {
+        let Some(at) = self.items.iter().position(|item| matches!(item, Item::Event(_))) else {
+            return;
+        };
+        self.events -= 1;
+        let gap = Gap::new(Some(1), GapReason::Overflow);
+        let before = at.checked_sub(1).and_then(|before| self.items.get_mut(before));
+        match before {
+            Some(Item::Gap(last)) if last.reason == gap.reason => {
+                merge(last, &gap);
+                self.items.remove(at);
+            }
+            _ => self.items[at] = Item::Gap(gap),
+        }
+    }
+}
+
+fn merge(last: &mut Gap, gap: &Gap) {
+    last.missed = last.missed.zip(gap.missed).map(|(a, b)| a + b);
+}
+
+fn wake(reader: Option<Waker>) {
+    if let Some(waker) = reader {
+        waker.wake();
+    }
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue")
+            .field("endpoint", &self.endpoint)
+            .field("capacity", &self.capacity)
+            .field("overflow", &self.overflow)
+            .field("ledger", &self.ledger())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,89 @@
+//! Repeats and holes in what comes from outside (law 4).
+
+use std::collections::{HashMap, VecDeque};
+
+use busway_transport::{Envelope, Name, PeerId, Topic};
+
+/// How many publishers' counts are remembered per filter. Beyond that the one met first is
+/// forgotten: its next event counts as its first.
+const REMEMBERED: usize = 16_384;
+
+type Line = (PeerId, Topic, Option<Name>);
+
+/// What an envelope's number says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It is the next, or the first of its line.
+    Next,
+    /// So many are missing before it.
+    After(u64),
+    /// It was here before.
+    Repeat,
+}
+
+/// The last number of each publisher, topic and address.
+#[derive(Default)]
+pub(crate) struct Sequences {
+    last: HashMap<Line, u64>,
+    met: VecDeque<Line>,
+}
+
+impl Sequences {
+    /// Where the envelope stands in its line; it is then the last one.
+    pub(crate) fn place(&mut self, envelope: &Envelope) -> Place {
+        let Some(number) = envelope.sequence else { return Place::Next };
+        let line = (envelope.source.peer, envelope.topic.clone(), envelope.to.clone());
+        if let Some(last) = self.last.get_mut(&line) {
+            if number <= *last {
+                return Place::Repeat;
+            }
+            let missing = number - *last - 1;
+            *last = number;
+            return if missing == 0 { Place::Next } else { Place::After(missing) };
+        }
+        if self.met.len() == REMEMBERED
+            && let Some(first) = self.met.pop_front()
+        {
+            self.last.remove(&first);
+        }
+        self.met.push_back(line.clone());
+        self.last.insert(line, number);
+        Place::Next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use busway_transport::{ContentType, MessageId, Payload, Source};
+
+    fn envelope(peer: u64, sequence: u64) -> Envelope {
+        let source = Source { endpoint: "a".parse().unwrap(), peer: PeerId::from_u64(peer) };
+        let payload = Payload::encoded(ContentType::JSON, "1");
+        let mut envelope = Envelope::new(MessageId::new(), "t".parse().unwrap(), source, payload);
+        envelope.sequence = Some(sequence);
+        envelope
+    }
+
+    #[test]
+    fn repeats_and_holes_are_seen_per_publisher() {
+        let mut sequences = Sequences::default();
+        assert_eq!(sequences.place(&envelope(1, 5)), Place::Next);
+        assert_eq!(sequences.place(&envelope(1, 6)), Place::Next);
+        assert_eq!(sequences.place(&envelope(2, 1)), Place::Next);
+        assert_eq!(sequences.place(&envelope(1, 6)), Place::Repeat);
+        assert_eq!(sequences.place(&envelope(1, 9)), Place::After(2));
+        assert_eq!(sequences.place(&envelope(1, 7)), Place::Repeat);
+        assert_eq!(sequences.place(&envelope(2, 2)), Place::Next);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut sequences = Sequences::default();
+        for peer in 0..2 * REMEMBERED as u64 {
+            sequences.place(&envelope(peer, 1));
+        }
+        assert_eq!(sequences.last.len(), REMEMBERED);
+        assert_eq!(sequences.met.len(), REMEMBERED);
+    }
+}

@@ -1,0 +1,67 @@
+//! What a subscription receives: events of one type, or of any.
+
+use std::sync::Arc;
+
+use busway_transport::{GapReason, Name, TopicFilter};
+
+use crate::event::Event;
+use crate::message::{Message, RawMessage};
+use crate::parcel::Parcel;
+
+/// An event on its way to a subscriber. Public in name only: nobody outside can make or open one.
+#[derive(Clone, Copy)]
+pub struct Carried<'a>(pub(crate) &'a Arc<dyn Parcel>);
+
+/// What a subscription can receive: an [`Event`] type, or [`Any`]. Sealed.
+pub trait Kind: Send + Sync + 'static {
+    /// What a handler is given.
+    type Message: Send + 'static;
+    /// What a filter looks at.
+    type View: ?Sized;
+    #[doc(hidden)]
+    fn open(event: Carried<'_>, attempt: u32) -> Result<Self::Message, GapReason>;
+    #[doc(hidden)]
+    fn view(message: &Self::Message) -> &Self::View;
+}
+
+impl<E: Event> Kind for E {
+    type Message = Message<E>;
+    type View = E;
+
+    fn open(event: Carried<'_>, attempt: u32) -> Result<Message<E>, GapReason> {
+        Message::open(event.0, attempt)
+    }
+
+    fn view(message: &Message<E>) -> &E {
+        message
+    }
+}
+
+/// Events of any type, by topic filter: see [`Endpoint::subscribe_any`](crate::Endpoint::subscribe_any).
+#[derive(Debug)]
+pub struct Any(());
+
+impl Kind for Any {
+    type Message = RawMessage;
+    type View = RawMessage;
+
+    fn open(event: Carried<'_>, _: u32) -> Result<RawMessage, GapReason> {
+        Ok(RawMessage::new(event.0.clone()))
+    }
+
+    fn view(message: &RawMessage) -> &RawMessage {
+        message
+    }
+}
+
+/// Which part of the topics a subscription is about; wrong names are kept until it is started.
+pub(crate) struct Scope {
+    pub(crate) filter: TopicFilter,
+    pub(crate) from: Option<Name>,
+}
+
+impl std::fmt::Debug for Carried<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Carried").field(self.0.meta()).finish()
+    }
+}
