@@ -55,7 +55,7 @@ pub(crate) struct Core {
     pub(crate) board: Arc<Board>,
     /// Handlers, responders and confirmations: what a drain waits for.
     pub(crate) tasks: TaskTracker,
-    /// Cancelled when the bus is gone without a drain, or its drain took too long.
+    /// Cancelled when the bus is closed, dropped, or its drain took too long.
     pub(crate) gone: CancellationToken,
     endpoints: DashMap<Name, ()>,
     topics: DashMap<&'static str, Arc<TopicNode>>,
@@ -258,6 +258,14 @@ impl Core {
         Ok(())
     }
 
+    /// Runs work that a drain waits for, and that is cut off when the bus is gone.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let gone = self.gone.clone();
+        self.tasks.spawn(async move {
+            gone.run_until_cancelled(work).await;
+        });
+    }
+
     async fn close(&self) -> Result<(), CloseError> {
         let mut closed = self.closed.lock().await;
         if *closed {
@@ -270,12 +278,14 @@ impl Core {
         let drained = tokio::time::timeout_at(deadline, self.drain(deadline)).await;
         let handlers = self.tasks.len();
         if !matches!(drained, Ok(Ok(()))) {
-            // Cut off, but in order: what can be freed is freed.
+            // Cut off; but the transport still says goodbye.
             self.gone.cancel();
             self.router.end_all();
         }
         let goodbye = deadline.max(tokio::time::Instant::now() + Duration::from_secs(1));
         let goodbye = self.transport.close(goodbye.into_std()).await;
+        // Ends the requests that are still under way.
+        self.gone.cancel();
         *closed = true;
         match (drained, goodbye) {
             (Err(_), _) => Err(CloseError::TimedOut { after, handlers }),

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,8 +16,7 @@ use crate::event::Event;
 use crate::publish::Receipt;
 use crate::publish::job::{Job, Path, Sent, Stop, Wait, Wishes};
 use crate::router::queue::Queue;
-use crate::router::topic::TopicNode;
-use crate::sync::Locked;
+use crate::router::topic::{Place, TopicNode};
 
 /// An event about to be published; awaiting it publishes, and gives a [`Receipt`].
 ///
@@ -39,7 +38,15 @@ pub struct Publish<'a, E: Event> {
     node: Option<Arc<TopicNode>>,
     event: Option<E>,
     options: Option<Box<Options>>,
+    place: Option<Place>,
     slow: Option<BoxFuture<'a, Result<Receipt, PublishError>>>,
+}
+
+/// Why an attempt did not publish.
+enum Refusal {
+    /// This one is in the way, or those who wait already are.
+    Wait(Option<Party>),
+    Fail(PublishError),
 }
 
 #[derive(Default)]
@@ -54,7 +61,7 @@ impl<E: Event> Unpin for Publish<'_, E> {}
 
 impl<'a, E: Event> Publish<'a, E> {
     pub(crate) fn new(endpoint: &'a Endpoint, event: E) -> Self {
-        Self { endpoint, node: None, event: Some(event), options: None, slow: None }
+        Self { endpoint, node: None, event: Some(event), options: None, place: None, slow: None }
     }
 
     pub(crate) fn through(mut self, node: Arc<TopicNode>) -> Self {
@@ -128,19 +135,15 @@ impl<'a, E: Event> Publish<'a, E> {
     pub fn try_now(mut self) -> Result<Receipt, TryPublishError<E>> {
         let event = self.event.take().expect("a publish that was polled is not tried again");
         let mut job = Job::new(event);
-        let outcome = self.attempt_now(&mut job);
-        let error = match outcome {
-            Ok(Sent { receipt, pending }) => {
+        let error = match self.attempt(&mut job, false) {
+            Ok(Sent { receipt, pending, .. }) => {
                 if let Some(pending) = pending {
                     self.endpoint.bus.report_later(self.topic(), pending);
                 }
                 return Ok(receipt);
             }
-            Err(Some(Stop::Fail(error))) => error,
-            Err(Some(Stop::Wait(wait))) => {
-                PublishError::Full { topic: self.topic(), by: in_the_way(&wait) }
-            }
-            Err(None) => PublishError::Full { topic: self.topic(), by: None },
+            Err(Refusal::Fail(error)) => error,
+            Err(Refusal::Wait(by)) => PublishError::Full { topic: self.topic(), by },
         };
         let event = job.event.take().expect("an attempt that failed leaves the event");
         Err(TryPublishError { event, error })
@@ -150,32 +153,45 @@ impl<'a, E: Event> Publish<'a, E> {
         E::SCHEMA.topic.to_owned()
     }
 
-    /// One attempt, if it is this publisher's turn; `None` when others wait before it.
-    fn attempt_now(&mut self, job: &mut Job<E>) -> Result<Sent, Option<Stop>> {
+    /// The attempt of a newcomer. If it has to wait and `queue_up` says so, it has its place in
+    /// the line when this returns.
+    fn attempt(&mut self, job: &mut Job<E>, queue_up: bool) -> Result<Sent, Refusal> {
         if let Some(error) = self.options.as_mut().and_then(|options| options.wrong.take()) {
             let error = PublishError::Addressee { topic: self.topic(), error };
-            return Err(Some(Stop::Fail(error)));
+            return Err(Refusal::Fail(error));
         }
         let bus = &self.endpoint.bus;
-        let node = self.node.get_or_insert_with(|| bus.node_of(E::SCHEMA.topic));
-        let Ok(_turn) = node.turn.try_lock() else { return Err(None) };
+        let node = self.node.get_or_insert_with(|| bus.node_of(E::SCHEMA.topic)).clone();
         let default = Wishes::default();
         let wishes = self.options.as_ref().map_or(&default, |options| &options.wishes);
-        let path = Path { bus, endpoint: &self.endpoint.name, node, wishes };
-        job.attempt(&path).map_err(Some)
+        let path = Path { bus, endpoint: &self.endpoint.name, node: &node, wishes };
+        loop {
+            job.encode(&path).map_err(Refusal::Fail)?;
+            let (by, line) = match node.attempt() {
+                Ok(mut line) => match job.attempt(&path, &mut line) {
+                    Ok(sent) => return Ok(sent),
+                    Err(Stop::Fail(error)) => return Err(Refusal::Fail(error)),
+                    Err(Stop::Encode) => continue,
+                    Err(Stop::Wait(wait)) => (in_the_way(&wait), line),
+                },
+                Err(line) => (line.by.clone(), line),
+            };
+            if queue_up {
+                self.place = Some(Place::take(&node, line, by.clone()));
+            }
+            return Err(Refusal::Wait(by));
+        }
     }
 
     /// Publishes, up to the commit: what is still to be confirmed is left to the caller.
-    pub(crate) fn send(mut self) -> BoxFuture<'a, Result<Sent, PublishError>> {
-        Box::pin(async move {
-            let event = self.event.take().expect("sent once");
-            let mut job = Job::new(event);
-            match self.attempt_now(&mut job) {
-                Ok(sent) => Ok(sent),
-                Err(Some(Stop::Fail(error))) => Err(error),
-                Err(_) => self.waiting(job).send().await,
-            }
-        })
+    pub(crate) async fn send(mut self) -> Result<Sent, PublishError> {
+        let event = self.event.take().expect("sent once");
+        let mut job = Job::new(event);
+        match self.attempt(&mut job, true) {
+            Ok(sent) => Ok(sent),
+            Err(Refusal::Fail(error)) => Err(error),
+            Err(Refusal::Wait(_)) => self.waiting(job).wait_for_room().await,
+        }
     }
 
     fn waiting(&mut self, job: Job<E>) -> Waiting<'a, E> {
@@ -183,8 +199,9 @@ impl<'a, E: Event> Publish<'a, E> {
         let options = self.options.take().unwrap_or_default();
         let after = options.timeout.unwrap_or(bus.settings.publish_timeout);
         let node = self.node.take().unwrap_or_else(|| bus.node_of(E::SCHEMA.topic));
-        let deadline = Instant::now() + after;
-        Waiting { endpoint: self.endpoint, node, wishes: options.wishes, job, after, deadline }
+        let (place, deadline) = (self.place.take(), Instant::now() + after);
+        let (endpoint, wishes) = (self.endpoint, options.wishes);
+        Waiting { endpoint, node, wishes, job, _place: place, after, deadline }
     }
 }
 
@@ -195,14 +212,14 @@ impl<E: Event> Future for Publish<'_, E> {
         let this = self.get_mut();
         if let Some(event) = this.event.take() {
             let mut job = Job::new(event);
-            match this.attempt_now(&mut job) {
-                Ok(Sent { receipt, pending: None }) => return Poll::Ready(Ok(receipt)),
+            match this.attempt(&mut job, true) {
+                Ok(Sent { receipt, pending: None, .. }) => return Poll::Ready(Ok(receipt)),
                 Ok(sent) => {
                     let waiting = this.waiting(job);
                     this.slow = Some(Box::pin(waiting.confirmed(sent)));
                 }
-                Err(Some(Stop::Fail(error))) => return Poll::Ready(Err(error)),
-                Err(_) => {
+                Err(Refusal::Fail(error)) => return Poll::Ready(Err(error)),
+                Err(Refusal::Wait(_)) => {
                     let waiting = this.waiting(job);
                     this.slow = Some(Box::pin(waiting.publish()));
                 }
@@ -222,11 +239,12 @@ impl<E: Event> std::fmt::Debug for Publish<'_, E> {
 }
 
 /// A publish that could not be done at once.
-struct Waiting<'a, E> {
+struct Waiting<'a, E: Event> {
     endpoint: &'a Endpoint,
     node: Arc<TopicNode>,
     wishes: Wishes,
     job: Job<E>,
+    _place: Option<Place>,
     after: Duration,
     deadline: Instant,
 }
@@ -237,43 +255,42 @@ impl<E: Event> Waiting<'_, E> {
         self.confirmed(sent).await
     }
 
-    async fn send(mut self) -> Result<Sent, PublishError> {
-        self.wait_for_room().await
-    }
-
-    /// Waits for its turn and for room, and commits.
+    /// Waits for its turn and for room, and commits. Its place in the line goes with it.
     async fn wait_for_room(&mut self) -> Result<Sent, PublishError> {
-        let by = Mutex::new(None);
         let (after, deadline) = (self.after, self.deadline);
-        let topic = self.node.topic.to_string();
-        match tokio::time::timeout_at(deadline, self.take_turn(&by)).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let by = by.locked().take();
-                Err(PublishError::TimedOut { topic, after, by })
-            }
-        }
+        let outcome = tokio::time::timeout_at(deadline, self.take_turn()).await;
+        let by = self.node.attempt_in_turn().by.clone();
+        self._place = None;
+        let topic = || self.node.topic.to_string();
+        outcome.unwrap_or_else(|_| Err(PublishError::TimedOut { topic: topic(), after, by }))
     }
 
-    async fn take_turn(&mut self, by: &Mutex<Option<Party>>) -> Result<Sent, PublishError> {
+    async fn take_turn(&mut self) -> Result<Sent, PublishError> {
         let Self { endpoint, node, wishes, job, .. } = self;
         let path = Path { bus: &endpoint.bus, endpoint: &endpoint.name, node, wishes };
-        let _turn = node.turn.lock().await;
+        let _turn = node.turn().await;
         // The queue that was full at the last attempt: an attempt is made while its room is
         // already being listened for, so that no wake-up falls between.
         let mut full: Option<Arc<Queue>> = None;
         loop {
+            job.encode(&path)?;
             let queue = full.take();
             let mut room = std::pin::pin!(queue.as_ref().map(|queue| queue.room.notified()));
             if let Some(room) = room.as_mut().as_pin_mut() {
                 room.enable();
             }
-            let wait = match job.attempt(&path) {
-                Ok(sent) => return Ok(sent),
-                Err(Stop::Fail(error)) => return Err(error),
-                Err(Stop::Wait(wait)) => wait,
+            let wait = {
+                let mut line = node.attempt_in_turn();
+                match job.attempt(&path, &mut line) {
+                    Ok(sent) => return Ok(sent),
+                    Err(Stop::Fail(error)) => return Err(error),
+                    Err(Stop::Encode) => continue,
+                    Err(Stop::Wait(wait)) => {
+                        line.by = in_the_way(&wait);
+                        wait
+                    }
+                }
             };
-            *by.locked() = in_the_way(&wait);
             match wait {
                 Wait::Transport(_) => {
                     let permit =
@@ -295,7 +312,7 @@ impl<E: Event> Waiting<'_, E> {
 
     /// Waits for the confirmation, if there is one to wait for.
     async fn confirmed(self, sent: Sent) -> Result<Receipt, PublishError> {
-        let Sent { mut receipt, pending } = sent;
+        let Sent { mut receipt, pending, .. } = sent;
         let Some(pending) = pending else { return Ok(receipt) };
         let topic = self.node.topic.to_string();
         let unconfirmed = |receipt: &Receipt, reason: String| match receipt.id() {

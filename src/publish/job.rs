@@ -17,8 +17,8 @@ use crate::event::Event;
 use crate::parcel::{self, Meta, Parcel, Shared, Typed};
 use crate::publish::Receipt;
 use crate::router::multicast::{Blocked, Reserved};
-use crate::router::queue::Queue;
-use crate::router::topic::TopicNode;
+use crate::router::queue::{Item, Queue};
+use crate::router::topic::{Line, TopicNode};
 
 /// What a publisher may ask for beyond the event.
 #[derive(Debug, Clone, Default)]
@@ -49,6 +49,8 @@ pub(crate) enum Wait {
 /// A failed attempt.
 pub(crate) enum Stop {
     Wait(Wait),
+    /// Somebody out there became interested: encode the event first.
+    Encode,
     Fail(PublishError),
 }
 
@@ -61,6 +63,8 @@ impl From<PublishError> for Stop {
 /// A committed event.
 pub(crate) struct Sent {
     pub(crate) receipt: Receipt,
+    /// What had to go from full queues for it; dropped after the locks.
+    pub(crate) _gone: Vec<Item>,
     /// What the transport still has to confirm.
     pub(crate) pending:
         Option<BoxFuture<'static, Result<busway_transport::Receipt, TransportError>>>,
@@ -95,16 +99,45 @@ impl<E: Event> Job<E> {
         self.permit = Some(permit);
     }
 
-    /// Publishes if there is room everywhere now. Only for who has the topic's turn. What was
-    /// done towards it (the encoding, the transport's permit) is kept for the next attempt.
-    pub(crate) fn attempt(&mut self, path: &Path<'_>) -> Result<Sent, Stop> {
+    /// Whether the event leaves the bus.
+    fn leaves(&self, path: &Path<'_>) -> bool {
+        let stays = path.wishes.local || E::SCHEMA.local;
+        let wanted = || path.bus.transport.interest(&path.route()) != Interest::No;
+        !stays && (self.permit.is_some() || wanted())
+    }
+
+    /// Encodes the event if the transport needs bytes; once, and under no lock.
+    pub(crate) fn encode(&mut self, path: &Path<'_>) -> Result<(), PublishError> {
+        let bus = path.bus;
+        if self.encoded.is_some() || bus.in_process() || !self.leaves(path) {
+            return Ok(());
+        }
+        let codec = E::SCHEMA.codec.unwrap_or(bus.codec);
+        let Some(event) = &self.event else { return Ok(()) };
+        let bytes = event
+            .encode(codec)
+            .map_err(|error| PublishError::Codec { topic: path.topic(), error })?;
+        let (size, limit) = (bytes.len(), bus.capabilities.max_payload);
+        if size > limit {
+            let topic = path.topic();
+            let error = TransportError::TooLarge { topic: topic.clone(), size, limit };
+            return Err(PublishError::Transport { topic, error });
+        }
+        self.encoded = Some((codec.content_type(), bytes));
+        Ok(())
+    }
+
+    /// Publishes if there is room everywhere now. What was done towards it (the encoding, the
+    /// transport's permit) is kept for the next attempt. The topic's line is the caller's.
+    pub(crate) fn attempt(&mut self, path: &Path<'_>, line: &mut Line) -> Result<Sent, Stop> {
         let bus = path.bus;
         bus.check_open(|| PublishError::Closed { topic: path.topic() })?;
-        let leaves = !path.wishes.local && !E::SCHEMA.local && {
-            self.permit.is_some() || bus.transport.interest(&path.route()) != Interest::No
-        };
+        let leaves = self.leaves(path);
         if leaves {
-            self.prepare(path)?;
+            if self.encoded.is_none() && !bus.in_process() {
+                return Err(Stop::Encode);
+            }
+            self.reserve(path)?;
         }
 
         let queues = path.node.queues();
@@ -120,8 +153,7 @@ impl<E: Event> Job<E> {
             if path.wishes.require_subscriber {
                 return Err(PublishError::NoSubscriber { topic: path.topic() }.into());
             }
-            self.event = None;
-            return Ok(Sent { receipt: Receipt::default(), pending: None });
+            return Ok(Sent { receipt: Receipt::default(), _gone: Vec::new(), pending: None });
         }
 
         // From here on nothing can fail: this is the commit.
@@ -136,51 +168,33 @@ impl<E: Event> Job<E> {
                     _ => Payload::Local(Arc::new(Shared(parcel.clone()))),
                 };
                 let mut envelope = parcel::to_envelope(parcel.meta(), payload);
-                envelope.sequence = Some(path.node.next_sequence(to));
+                envelope.sequence = Some(line.next_sequence(to));
                 match permit.commit(envelope) {
                     Commit::Done(receipt) => (Some(receipt), None),
                     Commit::Pending(pending) => (None, Some(pending)),
                 }
             }
         };
-        reserved.commit(&parcel);
+        let gone = reserved.commit(&parcel);
         let queues = Some((queues, path.wishes.to.clone()));
         let receipt = Receipt { here, queues, parcel: Some(parcel), elsewhere };
-        Ok(Sent { receipt, pending })
+        Ok(Sent { receipt, _gone: gone, pending })
     }
 
-    /// Encodes the event if the transport needs bytes, and reserves its room.
-    fn prepare(&mut self, path: &Path<'_>) -> Result<(), Stop> {
-        let bus = path.bus;
-        if self.encoded.is_none() && !bus.in_process() {
-            let codec = E::SCHEMA.codec.unwrap_or(bus.codec);
-            let encoded = self.event.as_ref().map(|event| event.encode(codec)).transpose();
-            let bytes = encoded
-                .map_err(|error| PublishError::Codec { topic: path.topic(), error })?
-                .unwrap_or_default();
-            let limit = bus.capabilities.max_payload;
-            if bytes.len() > limit {
-                let (topic, size) = (path.topic(), bytes.len());
-                let error = TransportError::TooLarge { topic: topic.clone(), size, limit };
-                return Err(PublishError::Transport { topic, error }.into());
-            }
-            self.encoded = Some((codec.content_type(), bytes));
+    /// Reserves the transport's room.
+    fn reserve(&mut self, path: &Path<'_>) -> Result<(), Stop> {
+        if self.permit.is_some() {
+            return Ok(());
         }
-        if self.permit.is_none() {
-            match bus.transport.try_reserve(&path.route()) {
-                Ok(permit) => self.permit = Some(permit),
-                Err(error @ TransportError::Full { .. }) => {
-                    return Err(Stop::Wait(Wait::Transport(error)));
-                }
-                Err(TransportError::Closed) => {
-                    return Err(PublishError::Closed { topic: path.topic() }.into());
-                }
-                Err(error) => {
-                    return Err(PublishError::Transport { topic: path.topic(), error }.into());
-                }
+        match path.bus.transport.try_reserve(&path.route()) {
+            Ok(permit) => {
+                self.permit = Some(permit);
+                Ok(())
             }
+            Err(error @ TransportError::Full { .. }) => Err(Stop::Wait(Wait::Transport(error))),
+            Err(TransportError::Closed) => Err(PublishError::Closed { topic: path.topic() }.into()),
+            Err(error) => Err(PublishError::Transport { topic: path.topic(), error }.into()),
         }
-        Ok(())
     }
 
     fn parcel(&mut self, path: &Path<'_>, leaves: bool) -> Arc<dyn Parcel> {

@@ -66,12 +66,12 @@ impl<E: Event> Publisher<E> {
     /// Dropped before it is ready, nobody got the event.
     pub async fn publish(&self, event: E) -> Result<Accepted, PublishError> {
         let publish = Publish::new(&self.endpoint, event).through(self.node.clone());
-        let Sent { receipt, pending } = publish.send().await?;
+        let Sent { receipt, pending, .. } = publish.send().await?;
         let accepted = Accepted { reached: receipt.reached() };
         if let Some(pending) = pending {
             self.pipeline.open.send_modify(|open| *open += 1);
             let (pipeline, topic) = (self.pipeline.clone(), self.node.topic.to_string());
-            self.endpoint.bus.tasks.spawn(async move {
+            self.endpoint.bus.spawn(async move {
                 let outcome = pending.await;
                 if let Err(error) = outcome {
                     pipeline.failed.locked().add(confirm_error(&topic, &receipt, error));

@@ -13,6 +13,7 @@ use busway_transport::{
     TransportError,
 };
 
+use crate::bus::Core;
 use crate::endpoint::Endpoint;
 use crate::error::RequestError;
 use crate::event::Request;
@@ -103,18 +104,16 @@ impl<'a, R: Request> RequestCall<'a, R> {
             cancelled: gone.clone(),
         };
         match handler.call_here(Ask::new(request, Arc::new(about))) {
-            Started::Done(answer) => Err(outcome::<R>(answer)),
+            Started::Done(answer) => Err(outcome::<R>(answer, after)),
             Started::Running(answer) => Ok(Box::pin(async move {
                 // Tells the responder when this is dropped.
                 let _gone = gone.drop_guard();
-                let deadline = tokio::time::Instant::from_std(deadline);
-                match tokio::time::timeout_at(deadline, answer).await {
-                    Ok(Ok(answer)) => outcome::<R>(answer),
-                    Ok(Err(_)) => {
+                match until_over::<R, _>(bus, after, deadline, answer).await? {
+                    Ok(answer) => outcome::<R>(answer, after),
+                    Err(_) => {
                         let reason = "the responder's task was cut off".into();
                         Err(RequestError::Disconnected { topic: topic(), reason })
                     }
-                    Err(_) => Err(RequestError::TimedOut { topic: topic(), after }),
                 }
             })),
         }
@@ -170,17 +169,32 @@ async fn ask_peers<R: Request>(
     envelope.to = to;
     envelope.headers = headers;
     let call = bus.transport.request(OutgoingRequest::new(envelope, deadline));
-    let reply = match tokio::time::timeout_at(deadline.into(), call).await {
-        Err(_) => return Err(RequestError::TimedOut { topic: topic(), after }),
-        Ok(Err(error)) => return Err(transport_error(topic(), after, error)),
-        Ok(Ok(reply)) => reply,
-    };
+    let reply = until_over::<R, _>(bus, after, deadline, call).await?;
+    let reply = reply.map_err(|error| transport_error(topic(), after, error))?;
     match remote::read::<R>(reply) {
-        Ok(answer) => outcome::<R>(answer),
+        Ok(answer) => outcome::<R>(answer, after),
         Err(reason) => Err(RequestError::Undecodable {
             topic: topic(),
             reason: format!("the answer: {reason}"),
         }),
+    }
+}
+
+/// Waits for an answer until the deadline, or until the bus is closed.
+async fn until_over<R: Request, T>(
+    bus: &Core,
+    after: Duration,
+    deadline: Instant,
+    answer: impl Future<Output = T>,
+) -> Result<T, RequestError<R::Error>> {
+    let topic = || R::SCHEMA.topic.to_owned();
+    tokio::select! {
+        biased;
+        answer = answer => Ok(answer),
+        () = bus.gone.cancelled() => Err(RequestError::Cancelled { topic: topic() }),
+        () = tokio::time::sleep_until(deadline.into()) => {
+            Err(RequestError::TimedOut { topic: topic(), after })
+        }
     }
 }
 
@@ -194,7 +208,7 @@ fn transport_error<E>(topic: String, after: Duration, error: TransportError) -> 
     }
 }
 
-fn outcome<R: Request>(answer: Answer<R>) -> Outcome<R> {
+fn outcome<R: Request>(answer: Answer<R>, after: Duration) -> Outcome<R> {
     let topic = R::SCHEMA.topic.to_owned();
     match answer {
         Answer::Response(response) => Ok(response),
@@ -202,9 +216,7 @@ fn outcome<R: Request>(answer: Answer<R>) -> Outcome<R> {
         Answer::Failed(FailureKind::Undecodable | FailureKind::Version, text) => {
             Err(RequestError::Undecodable { topic, reason: format!("the responder: {text}") })
         }
-        Answer::Failed(FailureKind::Expired, _) => {
-            Err(RequestError::TimedOut { topic, after: Duration::ZERO })
-        }
+        Answer::Failed(FailureKind::Expired, _) => Err(RequestError::TimedOut { topic, after }),
         Answer::Failed(kind, text) => {
             let reason = format!("{}: {text}", kind.as_str());
             Err(RequestError::Disconnected { topic, reason })

@@ -2,6 +2,7 @@
 //! with the request as it is.
 
 use std::any::{Any, TypeId};
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -78,6 +79,14 @@ impl<R: Request> Handler<R> {
                 handler.answer(ask).await
             });
         };
+        let depth = Depth::enter();
+        if depth.is_too_deep() {
+            let handler = self.clone();
+            return self.spawn(async move {
+                let _permit = permit;
+                handler.answer(ask).await
+            });
+        }
         let mut answer = self.answer(ask);
         match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(answer) => Started::Done(answer),
@@ -95,6 +104,35 @@ impl<R: Request> Handler<R> {
             let _ = send.send(answer.await);
         });
         Started::Running(receive)
+    }
+}
+
+/// How many handlers deep one stack may go with calls that are answered in place: each costs the
+/// stack of its handler.
+const DEEPEST: u32 = 16;
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// One call in place, while it lasts.
+struct Depth(u32);
+
+impl Depth {
+    fn enter() -> Self {
+        let depth = DEPTH.get() + 1;
+        DEPTH.set(depth);
+        Self(depth)
+    }
+
+    fn is_too_deep(&self) -> bool {
+        self.0 > DEEPEST
+    }
+}
+
+impl Drop for Depth {
+    fn drop(&mut self) {
+        DEPTH.set(self.0 - 1);
     }
 }
 

@@ -94,11 +94,11 @@ impl<'a, R: Request> Respond<'a, R> {
                 }
             }
         };
-        bus.tasks.spawn(tasks.track_future(serving));
+        bus.spawn(tasks.track_future(serving));
         // What runs in tasks of the responder's own is waited for by the bus too.
         tasks.close();
         let all = tasks.clone();
-        bus.tasks.spawn(async move { all.wait().await });
+        bus.spawn(async move { all.wait().await });
         Ok(Responder { topic: R::SCHEMA.topic, stop, tasks })
     }
 }

@@ -191,7 +191,7 @@ async fn take(envelope: Envelope, queues: &Queues, sequences: &mut Sequences) {
             let mut room = std::pin::pin!(queue.room.notified());
             room.as_mut().enable();
             match Reserved::reserve(std::slice::from_ref(queue), None) {
-                Ok(reserved) => break reserved.commit(&parcel),
+                Ok(reserved) => break drop(reserved.commit(&parcel)),
                 Err(_) => room.await,
             }
         }

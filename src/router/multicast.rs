@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use busway_transport::Name;
 
-use super::queue::{Queue, Room};
+use super::queue::{Item, Queue, Room};
 use crate::parcel::Parcel;
 
 /// Why an event was not taken.
@@ -72,14 +72,16 @@ impl<'a> Reserved<'a> {
         self.taken.first.count_ones() as usize + self.taken.more.iter().filter(|t| **t).count()
     }
 
-    /// Delivers the event.
-    pub(crate) fn commit(mut self, parcel: &Arc<dyn Parcel>) {
+    /// Delivers the event. Gives back what had to go for it: to be dropped outside of all locks.
+    pub(crate) fn commit(mut self, parcel: &Arc<dyn Parcel>) -> Vec<Item> {
+        let mut gone = Vec::new();
         let taken = std::mem::take(&mut self.taken);
         for (at, queue) in self.queues.iter().enumerate() {
             if taken.has(at) {
-                queue.push(parcel.clone());
+                gone.extend(queue.push(parcel.clone()));
             }
         }
+        gone
     }
 }
 

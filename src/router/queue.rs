@@ -139,33 +139,38 @@ impl Queue {
         wake(reader);
     }
 
-    /// Fills reserved room.
-    pub(crate) fn push(&self, parcel: Arc<dyn Parcel>) {
+    /// Fills reserved room. Gives back what had to go for it: to be dropped outside of all locks,
+    /// for a value's own `Drop` may do anything.
+    pub(crate) fn push(&self, parcel: Arc<dyn Parcel>) -> Option<Item> {
         let mut state = self.state.locked();
         state.reserved -= 1;
         if state.phase == Phase::Ended {
-            return;
+            return Some(Item::Event(parcel));
         }
         self.counters.arrived();
+        let mut gone = None;
         let reader = if state.events < self.capacity || state.phase > Phase::Open {
             state.put(Item::Event(parcel))
         } else {
             self.counters.settled(Fate::dropped_overflow);
             match self.overflow {
-                Overflow::DropNewest => state.put_gap(Gap::new(Some(1), GapReason::Overflow)),
+                Overflow::DropNewest => {
+                    gone = Some(Item::Event(parcel));
+                    state.put_gap(Gap::new(Some(1), GapReason::Overflow))
+                }
                 Overflow::Latest => {
-                    state.items.retain(|item| matches!(item, Item::Gap(_)));
-                    state.events = 0;
+                    gone = state.take_oldest().map(|(_, item)| item);
                     state.put(Item::Event(parcel))
                 }
                 _ => {
-                    state.drop_oldest();
+                    gone = state.drop_oldest();
                     state.put(Item::Event(parcel))
                 }
             }
         };
         drop(state);
         wake(reader);
+        gone
     }
 
     /// Tells the reader of a loss, in place.
@@ -253,21 +258,22 @@ impl State {
         self.reader.take()
     }
 
-    /// Drops the oldest event, with a gap in its place.
-    fn drop_oldest(&mut self) {
-        let Some(at) = self.items.iter().position(|item| matches!(item, Item::Event(_))) else {
-            return;
-        };
+    /// Takes the oldest event out, and says where it stood.
+    fn take_oldest(&mut self) -> Option<(usize, Item)> {
+        let at = self.items.iter().position(|item| matches!(item, Item::Event(_)))?;
         self.events -= 1;
+        self.items.remove(at).map(|item| (at, item))
+    }
+
+    /// Takes the oldest event out, and puts a gap in its place.
+    fn drop_oldest(&mut self) -> Option<Item> {
+        let (at, item) = self.take_oldest()?;
         let gap = Gap::new(Some(1), GapReason::Overflow);
-        let before = at.checked_sub(1).and_then(|before| self.items.get_mut(before));
-        match before {
-            Some(Item::Gap(last)) if last.reason == gap.reason => {
-                merge(last, &gap);
-                self.items.remove(at);
-            }
-            _ => self.items[at] = Item::Gap(gap),
+        match at.checked_sub(1).and_then(|before| self.items.get_mut(before)) {
+            Some(Item::Gap(last)) if last.reason == gap.reason => merge(last, &gap),
+            _ => self.items.insert(at, Item::Gap(gap)),
         }
+        Some(item)
     }
 }
 

@@ -2,9 +2,9 @@
 //! publishers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use busway_transport::{Name, Topic};
+use busway_transport::{Name, Party, Topic};
 
 use super::queue::Queue;
 use crate::sync::Locked;
@@ -17,11 +17,49 @@ pub(crate) struct TopicNode {
     pub(crate) topic: Topic,
     /// Replaced as a whole, so that a publish takes one reference and holds no lock.
     queues: Mutex<Snapshot>,
-    /// Whose turn it is to publish: a publisher that has to wait keeps the turn, and those behind
-    /// it queue in the order of their first poll (law 2).
-    pub(crate) turn: tokio::sync::Mutex<()>,
-    /// How many plain events with each address left this bus. Changed only by who has the turn.
-    sequences: Mutex<HashMap<Option<Name>, u64>>,
+    /// Held for the moment of one attempt to publish, so that events reach every queue and the
+    /// transport in one order. No user code runs under it.
+    attempt: Mutex<Line>,
+    /// Whose turn it is among the publishers that have to wait: they queue in the order of their
+    /// first poll, and newcomers go behind them (law 2).
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// The line of publishers of one topic.
+#[derive(Default)]
+pub(crate) struct Line {
+    /// How many publishers wait.
+    waiting: usize,
+    /// Whom the first of them waits for.
+    pub(crate) by: Option<Party>,
+    /// How many plain events with each address left this bus.
+    sequences: HashMap<Option<Name>, u64>,
+}
+
+/// A place in the line of publishers that wait; newcomers see it and go behind.
+pub(crate) struct Place(Arc<TopicNode>);
+
+impl Place {
+    /// Goes to the end of the line, for want of room with somebody.
+    pub(crate) fn take(
+        node: &Arc<TopicNode>,
+        mut line: MutexGuard<'_, Line>,
+        by: Option<Party>,
+    ) -> Self {
+        line.waiting += 1;
+        line.by = by;
+        Self(node.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut line = self.0.attempt.locked();
+        line.waiting -= 1;
+        if line.waiting == 0 {
+            line.by = None;
+        }
+    }
 }
 
 impl TopicNode {
@@ -29,8 +67,8 @@ impl TopicNode {
         Self {
             topic,
             queues: Mutex::new(queues.into()),
+            attempt: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
-            sequences: Mutex::default(),
         }
     }
 
@@ -48,19 +86,28 @@ impl TopicNode {
         *queues = queues.iter().filter(|other| !Arc::ptr_eq(other, queue)).cloned().collect();
     }
 
-    /// The next sequence number of plain events with this address. Only for who has the turn, so
-    /// that numbers leave in their order.
-    pub(crate) fn next_sequence(&self, to: Option<&Name>) -> u64 {
-        let mut sequences = self.sequences.locked();
-        match sequences.get_mut(&to.cloned()) {
-            Some(last) => {
-                *last += 1;
-                *last
-            }
-            None => {
-                sequences.insert(to.cloned(), 1);
-                1
-            }
-        }
+    /// The right to one attempt for a newcomer; the line itself when others wait already.
+    pub(crate) fn attempt(&self) -> Result<MutexGuard<'_, Line>, MutexGuard<'_, Line>> {
+        let line = self.attempt.locked();
+        if line.waiting == 0 { Ok(line) } else { Err(line) }
+    }
+
+    /// The right to one attempt for who has the turn.
+    pub(crate) fn attempt_in_turn(&self) -> MutexGuard<'_, Line> {
+        self.attempt.locked()
+    }
+
+    /// Waits for the turn.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+}
+
+impl Line {
+    /// The next sequence number of plain events with this address.
+    pub(crate) fn next_sequence(&mut self, to: Option<&Name>) -> u64 {
+        let last = self.sequences.entry(to.cloned()).or_default();
+        *last += 1;
+        *last
     }
 }

@@ -155,7 +155,7 @@ where
     let counted = Counted::Group(member.counters.clone());
     let (stop, tasks) = (bus.gone.child_token(), TaskTracker::new());
     let work = work::<E, _, _>(member, deliveries, mode.concurrency, stop.clone());
-    bus.tasks.spawn(tasks.track_future(work));
+    bus.spawn(tasks.track_future(work));
     Ok(Subscription::new(topic, counted, stop, tasks))
 }
 

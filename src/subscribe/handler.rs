@@ -225,7 +225,7 @@ where
     let counted = Counted::Queue(reader.registration.queue.clone());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let work = tasks.track_future(work(reader, handler, stop.clone(), Told::new(&bus)));
-    bus.tasks.spawn(work);
+    bus.spawn(work);
     Ok(Subscription::new(topic, counted, stop, tasks))
 }
 
