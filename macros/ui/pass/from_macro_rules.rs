@@ -24,7 +24,7 @@ macro_rules! request {
 }
 
 event!(Ticked, "clock.ticked", 2, "json");
-request!(Ask, "clock.ask", Option<u64>, String, ::busway);
+request!(Ask, "clock.ask", Option<u64>, busway::Refused, ::busway);
 
 fn main() {
     assert_eq!(<Ticked as busway::Event>::SCHEMA.name, "clock.ticked");

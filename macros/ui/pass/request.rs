@@ -20,6 +20,14 @@ enum WarrantyError {
     UnknownSerial,
 }
 
+impl std::fmt::Display for WarrantyError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl std::error::Error for WarrantyError {}
+
 #[derive(Request, Serialize, Deserialize)]
 #[request("stock.count", version = 2, codec = "msgpack", response = Result<Vec<(String, u32)>, ()>,)]
 struct CountStock;
