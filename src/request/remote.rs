@@ -116,19 +116,18 @@ pub(crate) async fn serve<R: Request>(
     packing: Packing,
     stop: CancellationToken,
 ) {
+    let stopped = stop.cancelled();
+    tokio::pin!(stopped);
     loop {
-        // Room first: what is not taken stays with the transport, for other responders.
-        let permit = tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            permit = handler.running.clone().acquire_owned() => permit,
-        };
         let next = tokio::select! {
             biased;
-            () = stop.cancelled() => break,
+            () = &mut stopped => break,
             next = asks.next() => next,
         };
-        let (Some(ask), Ok(permit)) = (next, permit) else { break };
+        let Some(ask) = next else { break };
+        // At most one request is taken without room to run it: the others stay with the
+        // transport. The room itself is not kept while idle, for calls from here need it too.
+        let Ok(permit) = handler.running.clone().acquire_owned().await else { break };
         let handler = handler.clone();
         handler.tasks.clone().spawn(async move {
             let _permit = permit;

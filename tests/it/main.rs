@@ -1,4 +1,12 @@
 //! The bus by itself, through its public API. What every transport must do as well is in
 //! `busway-conformance`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+mod close;
+mod events;
+mod overflow;
+mod publish;
+mod requests;
+mod subscribe;
 mod ui;

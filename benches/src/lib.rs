@@ -1,0 +1,1 @@
+//! busway's benches, with its peers beside it.

@@ -1,0 +1,153 @@
+//! Requests inside one bus: in place, and what happens when they suspend.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use busway::{Bus, RequestError};
+use futures::FutureExt;
+use tokio::sync::Notify;
+
+use crate::events::{Double, watched};
+
+#[tokio::test]
+async fn a_handler_that_does_not_suspend_answers_in_the_callers_first_poll() {
+    let bus = Bus::private().await.unwrap();
+    let a = bus.endpoint("a").unwrap();
+    assert!(matches!(a.request(Double(1)).await, Err(RequestError::NoResponder { .. })));
+    a.respond::<Double>().with(|ask| async move { Ok(ask.0 * 2) }).await.unwrap();
+    assert_eq!(a.request(Double(4)).now_or_never().unwrap().unwrap(), 8);
+    let elsewhere = a.request(Double(4)).to("b").await;
+    assert!(matches!(elsewhere, Err(RequestError::NoResponder { .. })));
+}
+
+#[tokio::test]
+async fn a_handler_that_suspends_goes_on_without_its_caller_being_polled() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let (go, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (gate, told) = (go.clone(), done.clone());
+        a.respond::<Double>()
+            .with(move |ask| {
+                let (gate, told) = (gate.clone(), told.clone());
+                async move {
+                    gate.notified().await;
+                    told.notify_one();
+                    Ok(ask.0 * 2)
+                }
+            })
+            .await
+            .unwrap();
+        let mut call = a.request(Double(4));
+        assert!((&mut call).now_or_never().is_none());
+        go.notify_one();
+        done.notified().await; // the caller was not polled meanwhile
+        assert_eq!(call.await.unwrap(), 8);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn dropping_the_caller_tells_the_handler_and_cuts_nothing() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let done = Arc::new(Notify::new());
+        let told = done.clone();
+        a.respond::<Double>()
+            .with(move |ask| {
+                let told = told.clone();
+                async move {
+                    ask.cancelled().await;
+                    told.notify_one();
+                    Ok(0)
+                }
+            })
+            .await
+            .unwrap();
+        let mut call = a.request(Double(4)).timeout(Duration::from_secs(3600));
+        assert!((&mut call).now_or_never().is_none());
+        drop(call);
+        done.notified().await;
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_ends_by_its_deadline_and_a_panic_is_an_outcome() {
+    let bus = Bus::private().await.unwrap();
+    let a = bus.endpoint("a").unwrap();
+    let responder = a
+        .respond::<Double>()
+        .with(|ask| async move {
+            assert_ne!(ask.0, 13, "unlucky");
+            std::future::pending().await
+        })
+        .await
+        .unwrap();
+    let outcome = a.request(Double(13)).await;
+    assert!(
+        matches!(&outcome, Err(RequestError::Disconnected { reason, .. }) if reason.contains("unlucky")),
+        "{outcome:?}"
+    );
+    let outcome = a.request(Double(1)).timeout(Duration::from_secs(5)).await;
+    assert!(matches!(outcome, Err(RequestError::TimedOut { .. })), "{outcome:?}");
+    drop(responder);
+}
+
+#[tokio::test]
+async fn requests_that_nest_deeply_do_not_exhaust_the_stack() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let inner = a.clone();
+        a.respond::<Double>()
+            .concurrency(10_000)
+            .with(move |ask| {
+                let inner = inner.clone();
+                async move {
+                    match ask.0 {
+                        0 => Ok(0),
+                        n => Ok(inner.request(Double(n - 1)).await.unwrap() + 2),
+                    }
+                }
+            })
+            .await
+            .unwrap();
+        assert_eq!(a.request(Double(2_000)).await.unwrap(), 4_000);
+        // The handler holds its own endpoint: only `close` ends that circle.
+        bus.close().await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_limit_on_concurrency_holds_for_calls_in_place() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let go = Arc::new(Notify::new());
+        let gate = go.clone();
+        a.respond::<Double>()
+            .concurrency(1)
+            .with(move |ask| {
+                let gate = gate.clone();
+                async move {
+                    if ask.0 == 1 {
+                        gate.notified().await;
+                    }
+                    Ok(ask.0 * 2)
+                }
+            })
+            .await
+            .unwrap();
+        let mut first = a.request(Double(1));
+        assert!((&mut first).now_or_never().is_none());
+        let mut second = a.request(Double(2));
+        assert!((&mut second).now_or_never().is_none(), "the first is still at it");
+        go.notify_one();
+        assert_eq!(first.await.unwrap(), 2);
+        assert_eq!(second.await.unwrap(), 4);
+    })
+    .await;
+}
