@@ -1,0 +1,127 @@
+//! From an address to a connected transport.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use busway_transport::{Address, ConnectOptions, Connector, TransportError};
+use tokio::sync::oneshot;
+
+use crate::address::Settings;
+use crate::connection::{Care, Link};
+use crate::error::{self, timed_out, within};
+use crate::peers::{self, Peers};
+use crate::presence::Presence;
+use crate::publish::Publisher;
+use crate::request::Requests;
+use crate::shared::Shared;
+use crate::status::{Board, Role};
+use crate::tasks::{Gauge, PhaseWatch, Tasks};
+use crate::topology::{self, Topology};
+use crate::transport::AmqpTransport;
+
+/// Connects to RabbitMQ: `amqp://` and `amqps://` (with the system's root certificates).
+///
+/// `amqp://user:password@host:port/vhost?bus=NAME`, all parts optional; `/` in a vhost is written
+/// `%2f`. Parameters: `bus` (its name, `busway` unless set), `heartbeat` (seconds, 5), `window`
+/// (publishes that may be unconfirmed, 256), `queue_type` (of groups: `quorum` or `classic`).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AmqpConnector;
+
+impl AmqpConnector {
+    /// A connector.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Connector for AmqpConnector {
+    type Transport = AmqpTransport;
+
+    fn schemes(&self) -> &'static [&'static str] {
+        &["amqp", "amqps"]
+    }
+
+    async fn connect(
+        &self,
+        address: &Address,
+        options: ConnectOptions,
+    ) -> Result<AmqpTransport, TransportError> {
+        let settings = Arc::new(Settings::parse(address)?);
+        let timeout = options.timeout;
+        let what = format!("connecting to {}", settings.shown);
+        let connected = Box::pin(connect(settings, options));
+        tokio::time::timeout(timeout, connected)
+            .await
+            .unwrap_or_else(|_| Err(timed_out(&what, timeout)))
+    }
+}
+
+async fn connect(
+    settings: Arc<Settings>,
+    options: ConnectOptions,
+) -> Result<AmqpTransport, TransportError> {
+    let ConnectOptions { peer, host, timeout, .. } = options;
+    let topology = Topology::new(&settings)?;
+    let board = Arc::new(Board::new(host.clone()));
+    let care = |role| Care { settings: settings.clone(), peer, role, board: board.clone() };
+    // Tasks, so that an attempt whose caller gave up still closes what it opened.
+    let publish = tokio::spawn(care(Role::Publish).dial());
+    let consume = tokio::spawn(care(Role::Consume).dial());
+    let dialled = async |attempt: tokio::task::JoinHandle<_>| match attempt.await {
+        Ok(Ok(connected)) => Ok(connected),
+        Ok(Err(error)) => Err(error::connecting(&settings, &error)),
+        Err(panicked) => Err(TransportError::Unreachable {
+            address: settings.shown.clone(),
+            reason: panicked.to_string(),
+        }),
+    };
+    let (publish, consume) = futures::try_join!(dialled(publish), dialled(consume))?;
+
+    // What everybody needs stands before anything else is tried, so that missing permissions are
+    // this call's error.
+    let declaring = async {
+        let channel = publish.0.create_channel().await?;
+        topology::apply(&channel, &topology.exchanges()).await?;
+        channel.close(200, "declared".into()).await
+    };
+    within(&settings, "declaring exchanges", declaring).await?;
+
+    let (phase_to, phase) = PhaseWatch::new();
+    let (tasks, tasks_end) = Tasks::new();
+    let link = |role, connection| Link::supervise(care(role), connection, &tasks, phase.clone());
+    let publish = link(Role::Publish, publish);
+    let consume = link(Role::Consume, consume);
+    let publisher = |told| {
+        let (settings, exchanges) = (settings.clone(), topology.exchanges());
+        Publisher::start(settings, publish.clone(), exchanges, told, &tasks, phase.clone())
+    };
+    let (presence, wishes) = Presence::new(peer, Peers::new(peer, host.clone()));
+    let shared = Arc::new(Shared {
+        events: publisher(Some(host.clone())),
+        back: publisher(None),
+        requests: Requests::start(settings.clone(), publish.clone(), &tasks, phase.clone()),
+        topology,
+        peer,
+        host,
+        board,
+        consume,
+        presence: presence.clone(),
+        phase: phase.clone(),
+        tasks: tasks.clone(),
+        consumers: Gauge::new(),
+        work: Gauge::new(),
+        settings,
+    });
+    let exchange = shared.topology.presence.clone();
+    tasks.spawn(presence.announcer(shared.back.clone(), exchange, wishes, phase));
+    let (ready, is_ready) = oneshot::channel();
+    tasks.spawn(peers::listen(shared.clone(), ready));
+    // From here on a drop of the transport, and so of this future, ends the tasks.
+    let transport = AmqpTransport::new(shared, phase_to, tasks_end);
+    let start = Instant::now();
+    match tokio::time::timeout(timeout, is_ready).await {
+        Ok(Ok(ready)) => ready.map(|()| transport),
+        Ok(Err(_)) => Err(TransportError::Closed),
+        Err(_) => Err(timed_out("greeting the other buses", start.elapsed())),
+    }
+}

@@ -1,0 +1,40 @@
+//! RabbitMQ for busway, through lapin.
+//!
+//! [`AmqpConnector`] connects, [`AmqpTransport`] is a bus's place on the broker. What stands on
+//! the broker and how messages look is described in `docs/wire-amqp.md`, for programs in other
+//! languages.
+//!
+//! Reading order, for those who want to follow an event through it: `address` and `connector`
+//! (from a URL to two connections), `connection` and `status` (how a connection comes back),
+//! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`
+//! (confirms, order, what happens to the unconfirmed), `plain` (subscriptions), `served` with
+//! `group` and `respond` (deliveries that are answered), `request` (the asking side), `presence`
+//! and `peers` (who is there), `transport` (the contract's verbs), `shared` and `tasks` (what
+//! holds it together), `error`.
+//!
+//! Three rules run through all of it. lapin's recovery is off: each part keeps its own list of
+//! declarations and replays it on every new connection. Nothing waits for the broker without a
+//! limit. Whatever the broker has not confirmed is kept here, whatever we have not settled is
+//! kept there.
+
+mod address;
+mod connection;
+mod connector;
+mod error;
+mod group;
+mod peers;
+mod plain;
+mod presence;
+mod properties;
+mod publish;
+mod request;
+mod respond;
+mod served;
+mod shared;
+mod status;
+mod tasks;
+mod topology;
+mod transport;
+
+pub use connector::AmqpConnector;
+pub use transport::{AmqpPermit, AmqpTransport};

@@ -1,0 +1,200 @@
+//! Responders: requests from the queue of their name, and from the queue of endpoint and name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use busway_transport::{Ask, Asks, FailureKind, Replier, Reply, ResponderSpec, TransportError};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use lapin::BasicProperties;
+use lapin::types::ShortString;
+
+use crate::error::short;
+use crate::group::ack;
+use crate::presence::Registration;
+use crate::properties::{self, Table};
+use crate::publish::Outgoing;
+use crate::served::{self, Answer, Taken, Work};
+use crate::shared::Shared;
+use crate::topology::Stand;
+
+/// For a request that says nothing about its deadline.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(crate) async fn respond(
+    shared: &Arc<Shared>,
+    spec: ResponderSpec,
+) -> Result<Asks, TransportError> {
+    shared.ensure_open()?;
+    let responder = Responder {
+        any: shared.topology.responder(&spec.topic, None)?,
+        own: shared.topology.responder(&spec.topic, Some(&spec.endpoint))?,
+        spec: Arc::new(spec),
+        shared: shared.clone(),
+    };
+    let spec = responder.spec.clone();
+    let registration =
+        Registration::responder(&shared.presence, spec.topic.clone(), spec.endpoint.clone());
+    let stream = served::serve(shared, responder, registration).await?;
+    shared.told().await?;
+    Ok(stream)
+}
+
+#[derive(Clone)]
+struct Responder {
+    shared: Arc<Shared>,
+    spec: Arc<ResponderSpec>,
+    any: Stand,
+    own: Stand,
+}
+
+impl Work for Responder {
+    type Item = Ask;
+    type Verdict = Reply;
+
+    fn stands(&self) -> Vec<Stand> {
+        vec![self.any.clone(), self.own.clone()]
+    }
+
+    fn prefetch(&self) -> u16 {
+        u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX)
+    }
+
+    fn take(&self, taken: &Taken, answer: Answer<Reply>) -> Result<Ask, Reply> {
+        if taken.redelivered {
+            // Somebody had it and went away, perhaps in the middle: never run it twice.
+            return Err(Reply::Failed {
+                kind: FailureKind::Abandoned,
+                text: "the responder went away before it answered".into(),
+            });
+        }
+        let topic = self.spec.topic.clone();
+        let envelope = properties::decode(topic, &taken.properties, taken.payload.clone());
+        let deadline = taken.arrived + timeout_of(&taken.properties);
+        let replier = Replier::new(move |reply| answer.give(reply));
+        // RabbitMQ does not tell when a caller has gone.
+        Ok(Ask::new(envelope, deadline, replier, Box::pin(std::future::pending())))
+    }
+
+    fn settle(&self, taken: Arc<Taken>, reply: Reply) -> BoxFuture<'static, ()> {
+        let responder = self.clone();
+        Box::pin(async move {
+            if let Some(reply_to) = taken.properties.reply_to().clone()
+                && let Err(error) = responder.answer(&taken, reply_to, reply).await
+            {
+                tracing::warn!(%error, topic = %responder.spec.topic, "an answer was lost");
+            }
+            ack(&taken).await;
+        })
+    }
+
+    /// Nobody saw it, so another responder may run it: as a new message, for a redelivered one
+    /// is never run.
+    fn give_back(&self, taken: Arc<Taken>) -> BoxFuture<'static, ()> {
+        let responder = self.clone();
+        Box::pin(async move {
+            let left = timeout_of(&taken.properties).saturating_sub(taken.arrived.elapsed());
+            let mut table = Table::of(&taken.properties);
+            table.number(properties::TIMEOUT_MS, millis(left));
+            let mut properties = properties::resend(&taken.properties, table).with_delivery_mode(1);
+            if let Ok(expiration) = short(millis(left).to_string()) {
+                properties = properties.with_expiration(expiration);
+            }
+            let out = Outgoing {
+                id: properties::id_of(&properties),
+                what: responder.spec.topic.to_string(),
+                exchange: "".into(),
+                key: taken.queue.clone(),
+                mandatory: true,
+                properties,
+                payload: taken.payload.clone(),
+                needs: None,
+                replaces: Some(taken.acker.clone()),
+            };
+            match responder.shared.back.send(out).await {
+                Ok(receipt) if receipt.reached > 0 => ack(&taken).await,
+                _ => {
+                    let reply = Reply::Failed {
+                        kind: FailureKind::Abandoned,
+                        text: "the last responder left".into(),
+                    };
+                    responder.settle(taken, reply).await;
+                }
+            }
+        })
+    }
+}
+
+impl Responder {
+    async fn answer(
+        &self,
+        taken: &Taken,
+        reply_to: ShortString,
+        reply: Reply,
+    ) -> Result<(), TransportError> {
+        let (properties, payload) = encode(reply, self.spec.topic.as_str()).or_else(|error| {
+            // The caller must hear something.
+            let (kind, text) = (FailureKind::Abandoned, error.to_string());
+            encode(Reply::Failed { kind, text }, self.spec.topic.as_str())
+        })?;
+        let id = properties::id_of(&taken.properties);
+        let correlation = match taken.properties.correlation_id() {
+            Some(correlation) => correlation.clone(),
+            None => short(id.to_string())?,
+        };
+        let properties = properties
+            .with_correlation_id(correlation)
+            .with_type(short(self.spec.topic.as_str())?)
+            .with_app_id(short(self.spec.endpoint.as_str())?);
+        let out = Outgoing {
+            id,
+            what: self.spec.topic.to_string(),
+            exchange: "".into(),
+            key: reply_to,
+            // A caller that has gone is no news.
+            mandatory: false,
+            properties,
+            payload,
+            needs: None,
+            replaces: None,
+        };
+        self.shared.back.send(out).await.map(drop)
+    }
+}
+
+fn encode(reply: Reply, topic: &str) -> Result<(BasicProperties, Bytes), TransportError> {
+    let mut table = Table::default();
+    let (status, payload) = match reply {
+        Reply::Response(payload) => ("response", Some(payload)),
+        Reply::Refused(payload) => ("refused", Some(payload)),
+        Reply::Failed { kind, text } => {
+            table.text(properties::FAILURE, kind.as_str());
+            table.text(properties::TEXT, &text.chars().take(2000).collect::<String>());
+            ("failed", None)
+        }
+        _ => ("failed", None),
+    };
+    table.text(properties::STATUS, status);
+    let mut properties = BasicProperties::default().with_delivery_mode(1);
+    let mut bytes = Bytes::new();
+    if let Some(payload) = payload {
+        let (content_type, encoded) = properties::payload(payload, topic)?;
+        properties = properties.with_content_type(short(content_type.as_str())?);
+        bytes = encoded;
+    }
+    Ok((properties.with_headers(table.done()), bytes))
+}
+
+/// How long the caller waits, from the message's arrival here.
+fn timeout_of(properties: &BasicProperties) -> Duration {
+    let expiration = || properties.expiration().as_ref()?.as_str().parse().ok();
+    properties::number(properties, properties::TIMEOUT_MS)
+        .or_else(expiration)
+        .map_or(DEFAULT_TIMEOUT, Duration::from_millis)
+        // A stranger's number must not overflow the clock.
+        .min(Duration::from_secs(24 * 3600))
+}
+
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

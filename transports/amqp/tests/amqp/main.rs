@@ -1,0 +1,15 @@
+//! The RabbitMQ transport against a real broker, without the bus on top.
+//!
+//! Tests of traffic share a broker; tests of faults have one of their own, and one turn at a time
+//! on it. Every test has a bus name of its own and runs under a watchdog.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod bench;
+mod connect;
+mod faults;
+mod groups;
+mod plain;
+mod presence;
+mod publish;
+mod requests;

@@ -1,0 +1,132 @@
+use std::time::{Duration, Instant};
+
+use busway_transport::{
+    Asks, ContentType, FailureKind, OutgoingRequest, Payload, Reply, ResponderSpec, Transport,
+    TransportError,
+};
+use futures::StreamExt;
+
+use crate::bench::{Bus, body, connect, fresh, name, run, shared, text, topic};
+
+const LONG: Duration = Duration::from_secs(30);
+
+async fn respond(bus: &Bus, on: &str, endpoint: &str, concurrency: usize) -> Asks {
+    let spec = ResponderSpec::new(topic(on), name(endpoint), concurrency);
+    bus.transport.respond(spec).await.expect("responds")
+}
+
+fn json(text: &str) -> Payload {
+    Payload::encoded(ContentType::JSON, text.to_owned())
+}
+
+#[test]
+fn a_request_is_answered_refused_or_failed() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        let mut asks = respond(&b, "x.ask", "oracle", 1).await;
+        let serving = async {
+            let ask = asks.next().await.unwrap();
+            assert_eq!(body(&ask.envelope), "\"question\"");
+            assert_eq!(ask.envelope.source.peer, a.peer);
+            let left = ask.deadline.duration_since(Instant::now());
+            assert!(left <= LONG && left > LONG / 2, "{left:?}");
+            ask.replier.reply(Reply::Response(json("42")));
+            asks.next().await.unwrap().replier.reply(Reply::Refused(json("\"no\"")));
+            drop(asks.next().await.unwrap());
+        };
+        let asking = async {
+            match a.ask("x.ask", None, LONG).await.unwrap() {
+                Reply::Response(payload) => assert_eq!(text(&payload), "42"),
+                other => panic!("{other:?}"),
+            }
+            match a.ask("x.ask", Some("oracle"), LONG).await.unwrap() {
+                Reply::Refused(payload) => assert_eq!(text(&payload), "\"no\""),
+                other => panic!("{other:?}"),
+            }
+            match a.ask("x.ask", None, LONG).await.unwrap() {
+                Reply::Failed { kind, .. } => assert_eq!(kind, FailureKind::Abandoned),
+                other => panic!("{other:?}"),
+            }
+        };
+        tokio::join!(serving, asking);
+        a.close().await;
+        b.close().await;
+    });
+}
+
+#[test]
+fn nobody_there_is_told_at_once() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        // A limit far over the watchdog: only an answer at once passes.
+        let hour = Duration::from_secs(3600);
+        let error = a.ask("x.ask", None, hour).await.unwrap_err();
+        assert!(matches!(error, TransportError::NoResponder { .. }), "{error:?}");
+        let asks = respond(&b, "x.ask", "oracle", 1).await;
+        let error = a.ask("x.ask", Some("other"), hour).await.unwrap_err();
+        assert!(matches!(error, TransportError::NoResponder { .. }), "{error:?}");
+        // The last to leave takes the queue along.
+        drop(asks);
+        b.close().await;
+        let error = a.ask("x.ask", None, hour).await.unwrap_err();
+        assert!(matches!(error, TransportError::NoResponder { .. }), "{error:?}");
+        a.close().await;
+    });
+}
+
+#[test]
+fn a_deadline_ends_a_request_and_a_late_answer_harms_nothing() {
+    run(async {
+        let bus = connect(shared().await, &fresh()).await;
+        let mut asks = respond(&bus, "x.ask", "oracle", 2).await;
+        let error = bus.ask("x.ask", None, Duration::from_millis(300)).await.unwrap_err();
+        assert!(matches!(error, TransportError::TimedOut { .. }), "{error:?}");
+        asks.next().await.unwrap().replier.reply(Reply::Response(json("late")));
+        let (reply, ()) = tokio::join!(bus.ask("x.ask", None, LONG), async {
+            asks.next().await.unwrap().replier.reply(Reply::Response(json("in time")));
+        });
+        match reply.unwrap() {
+            Reply::Response(payload) => assert_eq!(text(&payload), "in time"),
+            other => panic!("{other:?}"),
+        }
+        bus.close().await;
+    });
+}
+
+#[test]
+fn many_at_once_get_each_its_own_answer() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        let mut asks = respond(&b, "x.ask", "oracle", 16).await;
+        let server = tokio::spawn(async move {
+            while let Some(ask) = asks.next().await {
+                let answer = body(&ask.envelope);
+                ask.replier.reply(Reply::Response(json(&answer)));
+            }
+        });
+        let all = (0..300).map(|n| {
+            let envelope = a.envelope("x.ask", n.to_string());
+            let request = OutgoingRequest::new(envelope, Instant::now() + LONG);
+            let nobody = n % 3 == 0;
+            let (a, lost) = (&a, a.envelope("x.nobody", "0"));
+            async move {
+                if nobody {
+                    let request = OutgoingRequest::new(lost, Instant::now() + LONG);
+                    let error = a.transport.request(request).await.unwrap_err();
+                    assert!(matches!(error, TransportError::NoResponder { .. }), "{error:?}");
+                }
+                match a.transport.request(request).await.unwrap() {
+                    Reply::Response(payload) => assert_eq!(text(&payload), n.to_string()),
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        futures::future::join_all(all).await;
+        a.close().await;
+        b.close().await;
+        server.await.unwrap();
+    });
+}

@@ -1,0 +1,135 @@
+//! Who is there: the first frames of a link, under a deadline and a small limit, after a check
+//! that the process on the other side is our own user's.
+
+use std::io;
+
+use busway_transport::PeerId;
+use interprocess::local_socket::tokio::Stream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::wire::control::{Introduction, Welcome};
+use crate::wire::{Decoder, Frame, Out, WireError};
+
+/// Why a hello came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HelloError {
+    /// The other side hung up before it said anything: somebody looked whether we are alive, or
+    /// it is closing.
+    #[error("it hung up")]
+    Silent,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error("it runs as another user")]
+    Stranger,
+    #[error("it refused us: {0}")]
+    Refused(String),
+    #[error("another bus answered at its socket")]
+    Swapped,
+    #[error("it did not answer within 2 s")]
+    TimedOut,
+}
+
+/// How the dialling side was received.
+pub(crate) enum Reception {
+    /// Well.
+    Linked(Introduction, Decoder),
+    /// There is another link between the two, or will be.
+    Duplicate,
+}
+
+/// Checks that the other side runs as our own user, before anything is sent or decoded.
+#[cfg(unix)]
+pub(crate) fn check_user(stream: &Stream) -> Result<(), HelloError> {
+    use interprocess::local_socket::traits::StreamCommon as _;
+    let theirs = stream.peer_creds()?.euid();
+    let ours = rustix::process::geteuid().as_raw();
+    if theirs == Some(ours) { Ok(()) } else { Err(HelloError::Stranger) }
+}
+
+#[cfg(not(unix))]
+pub(crate) fn check_user(_: &Stream) -> Result<(), HelloError> {
+    Err(HelloError::Stranger)
+}
+
+/// The dialling side: says who we are and reads who answers.
+pub(crate) async fn introduce(
+    stream: &Stream,
+    me: &Introduction,
+    expected: PeerId,
+) -> Result<Reception, HelloError> {
+    check_user(stream)?;
+    send(stream, &Out::hello(me)).await?;
+    let mut decoder = Decoder::new();
+    let Frame::Welcome(welcome) = receive(stream, &mut decoder).await? else {
+        return Err(WireError::Unexpected("this frame before the welcome").into());
+    };
+    match welcome {
+        Welcome::Come(them) => {
+            check_bus(me, &them)?;
+            if PeerId::from_u64(them.peer) != expected {
+                return Err(HelloError::Swapped);
+            }
+            decoder.trust();
+            Ok(Reception::Linked(them, decoder))
+        }
+        Welcome::Duplicate => Ok(Reception::Duplicate),
+        Welcome::Closing => Err(HelloError::Silent),
+        Welcome::Refused(reason) => Err(HelloError::Refused(reason)),
+    }
+}
+
+/// The accepting side: reads who dialled. The answer is the caller's to send.
+pub(crate) async fn listen(
+    stream: &Stream,
+    me: &Introduction,
+) -> Result<(Introduction, Decoder), HelloError> {
+    check_user(stream)?;
+    let mut decoder = Decoder::new();
+    let heard = match receive(stream, &mut decoder).await {
+        Ok(Frame::Hello(them)) => check_bus(me, &them).map(|()| them),
+        Ok(_) => Err(WireError::Unexpected("this frame before the hello").into()),
+        Err(error) => Err(error),
+    };
+    match heard {
+        Ok(them) => {
+            decoder.trust();
+            Ok((them, decoder))
+        }
+        Err(error) => {
+            if matches!(error, HelloError::Wire(_)) {
+                // The answer's version tells a newer or older peer what is the matter.
+                let _ = send(stream, &Out::welcome(&Welcome::Refused(error.to_string()))).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+fn check_bus(me: &Introduction, them: &Introduction) -> Result<(), HelloError> {
+    if me.bus == them.bus {
+        Ok(())
+    } else {
+        Err(WireError::Bus { found: them.bus.chars().take(64).collect() }.into())
+    }
+}
+
+pub(crate) async fn send(mut stream: &Stream, out: &Out) -> io::Result<()> {
+    stream.write_all(&out.head).await
+}
+
+async fn receive(mut stream: &Stream, decoder: &mut Decoder) -> Result<Frame, HelloError> {
+    loop {
+        if let Some(frame) = decoder.next()? {
+            return Ok(frame);
+        }
+        if stream.read_buf(&mut decoder.buffer).await? == 0 {
+            return Err(if decoder.buffer.is_empty() {
+                HelloError::Silent
+            } else {
+                io::Error::from(io::ErrorKind::UnexpectedEof).into()
+            });
+        }
+    }
+}

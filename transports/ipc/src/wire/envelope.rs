@@ -1,0 +1,177 @@
+//! An envelope on the wire: its metadata by hand, the payload as it is behind it. What is absent
+//! costs one bit.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use busway_transport::{
+    ContentType, Envelope, Headers, MessageId, Name, Payload, PayloadError, PeerId, Source, Topic,
+};
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::WireError;
+use super::read::Read;
+
+const SEQUENCE: u8 = 1;
+const TO: u8 = 1 << 1;
+const TIME: u8 = 1 << 2;
+const HEADERS: u8 = 1 << 3;
+const VERSION: u8 = 1 << 4;
+const ALL: u8 = SEQUENCE | TO | TIME | HEADERS | VERSION;
+
+/// Content types that have a number; others travel as text behind [`OTHER_TYPE`].
+const TYPES: [ContentType; 3] =
+    [ContentType::MESSAGE_PACK, ContentType::JSON, ContentType::BINCODE];
+const OTHER_TYPE: u8 = 255;
+
+/// An envelope, encoded once and shared between all links that it goes to.
+#[derive(Debug, Clone)]
+pub(crate) struct Encoded {
+    /// The metadata.
+    pub(crate) head: Bytes,
+    /// The payload.
+    pub(crate) payload: Bytes,
+}
+
+impl Encoded {
+    /// Encodes an envelope; the payload is shared, not copied.
+    pub(crate) fn new(envelope: &Envelope) -> Result<Self, PayloadError> {
+        let (content_type, payload) = encoded_payload(&envelope.payload)?;
+        let mut head = BytesMut::with_capacity(96);
+        let when = |present: bool, flag: u8| if present { flag } else { 0 };
+        head.put_u8(
+            when(envelope.sequence.is_some(), SEQUENCE)
+                | when(envelope.to.is_some(), TO)
+                | when(envelope.time.is_some(), TIME)
+                | when(!envelope.headers.is_empty(), HEADERS)
+                | when(envelope.version != 1, VERSION),
+        );
+        head.put_slice(envelope.id.as_bytes());
+        put_short(&mut head, envelope.topic.as_str());
+        put_short(&mut head, envelope.source.endpoint.as_str());
+        head.put_u64_le(envelope.source.peer.as_u64());
+        if let Some(sequence) = envelope.sequence {
+            head.put_u64_le(sequence);
+        }
+        if let Some(to) = &envelope.to {
+            put_short(&mut head, to.as_str());
+        }
+        if let Some(time) = envelope.time {
+            put_time(&mut head, time);
+        }
+        if envelope.version != 1 {
+            head.put_u32_le(envelope.version);
+        }
+        if !envelope.headers.is_empty() {
+            head.put_u32_le(envelope.headers.iter().count() as u32);
+            for (key, value) in envelope.headers.iter() {
+                put_long(&mut head, key);
+                put_long(&mut head, value);
+            }
+        }
+        put_content_type(&mut head, &content_type);
+        Ok(Self { head: head.freeze(), payload })
+    }
+
+    /// How many bytes it takes in a frame.
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+}
+
+/// The payload as bytes. (This transport does not claim `InProcess`, so that it gets bytes; a
+/// value is encoded all the same.)
+pub(super) fn encoded_payload(payload: &Payload) -> Result<(ContentType, Bytes), PayloadError> {
+    match payload {
+        Payload::Encoded { content_type, bytes } => Ok((content_type.clone(), bytes.clone())),
+        Payload::Local(value) => value.encode(),
+        other => Err(PayloadError {
+            topic: String::new(),
+            reason: format!("a payload of an unknown kind: {other:?}"),
+        }),
+    }
+}
+
+/// Reads an envelope that takes all that is left of a frame.
+pub(super) fn read(mut from: Read) -> Result<Envelope, WireError> {
+    let flags = from.u8("flags")?;
+    if flags & !ALL != 0 {
+        return Err(WireError::Bad("set of flags"));
+    }
+    let id = from.bytes(16, "id")?;
+    let id = MessageId::from_bytes(id[..].try_into().map_err(|_| WireError::Bad("id"))?);
+    let topic = from.short("topic", |text| Ok(Topic::new(text)?))?;
+    let endpoint = from.short("endpoint", |text| Ok(Name::new(text)?))?;
+    let peer = PeerId::from_u64(from.u64("source")?);
+    let sequence = if flags & SEQUENCE != 0 { Some(from.u64("sequence")?) } else { None };
+    let to = if flags & TO != 0 {
+        Some(from.short("address", |text| Ok(Name::new(text)?))?)
+    } else {
+        None
+    };
+    let time = if flags & TIME != 0 { Some(read_time(&mut from)?) } else { None };
+    let version = if flags & VERSION != 0 { from.u32("version")? } else { 1 };
+    let mut headers = Headers::new();
+    if flags & HEADERS != 0 {
+        for _ in 0..from.u32("headers")? {
+            let key = from.long("header")?;
+            headers.insert(key, from.long("header")?);
+        }
+    }
+    let content_type = read_content_type(&mut from)?;
+    let mut envelope = Envelope::new(
+        id,
+        topic,
+        Source { endpoint, peer },
+        Payload::encoded(content_type, from.rest()),
+    );
+    envelope.version = version;
+    envelope.sequence = sequence;
+    envelope.to = to;
+    envelope.time = time;
+    envelope.headers = headers;
+    Ok(envelope)
+}
+
+/// A text whose type keeps it below 256 bytes.
+fn put_short(to: &mut BytesMut, text: &str) {
+    debug_assert!(text.len() <= usize::from(u8::MAX));
+    to.put_u8(text.len() as u8);
+    to.put_slice(text.as_bytes());
+}
+
+pub(super) fn put_long(to: &mut BytesMut, text: &str) {
+    to.put_u32_le(text.len() as u32);
+    to.put_slice(text.as_bytes());
+}
+
+/// Seconds and nanoseconds since 1970; what was before that counts as 1970.
+pub(super) fn put_time(to: &mut BytesMut, time: SystemTime) {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    to.put_u64_le(since.as_secs());
+    to.put_u32_le(since.subsec_nanos());
+}
+
+pub(super) fn read_time(from: &mut Read) -> Result<SystemTime, WireError> {
+    let (seconds, nanos) = (from.u64("time")?, from.u32("time")?);
+    if nanos >= 1_000_000_000 {
+        return Err(WireError::Bad("time"));
+    }
+    UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).ok_or(WireError::Bad("time"))
+}
+
+pub(super) fn put_content_type(to: &mut BytesMut, content_type: &ContentType) {
+    match TYPES.iter().position(|known| known == content_type) {
+        Some(number) => to.put_u8(number as u8),
+        None => {
+            to.put_u8(OTHER_TYPE);
+            put_long(to, content_type.as_str());
+        }
+    }
+}
+
+pub(super) fn read_content_type(from: &mut Read) -> Result<ContentType, WireError> {
+    match from.u8("content type")? {
+        OTHER_TYPE => Ok(ContentType::new(from.long("content type")?)),
+        number => TYPES.get(usize::from(number)).cloned().ok_or(WireError::Bad("content type")),
+    }
+}

@@ -1,0 +1,327 @@
+//! Frames: what a link carries.
+
+use busway_transport::{
+    ContentType, DeadLetter, Envelope, FailureKind, GroupKey, Payload, PayloadError, Reply,
+};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::control::{self, Control, Introduction, Welcome, WireKey, shorten};
+use super::envelope::{self, Encoded};
+use super::read::Read;
+use super::{MAGIC, MAX_FRAME, MAX_HELLO, VERSION, WireError};
+
+const HELLO: u8 = 1;
+const WELCOME: u8 = 2;
+const CONTROL: u8 = 3;
+const EVENT: u8 = 4;
+const DELIVER: u8 = 5;
+const ASK: u8 = 6;
+const REPLY: u8 = 7;
+const DEAD_LETTER: u8 = 8;
+
+const RESPONSE: u8 = 0;
+const REFUSED: u8 = 1;
+const FAILED: u8 = 2;
+const GONE: u8 = 3;
+
+/// A frame that came in.
+#[derive(Debug)]
+pub(crate) enum Frame {
+    Hello(Introduction),
+    Welcome(Welcome),
+    Control(Control),
+    /// An event, and which of the receiver's interests it is for.
+    Event {
+        interests: Vec<u64>,
+        envelope: Envelope,
+    },
+    /// Group work for one of the receiver's members.
+    Deliver {
+        member: u64,
+        tag: u64,
+        attempt: u32,
+        envelope: Envelope,
+    },
+    /// A request for one of the receiver's responders.
+    Ask {
+        request: u64,
+        responder: u64,
+        remaining_ms: u64,
+        envelope: Envelope,
+    },
+    /// What became of a request.
+    Reply {
+        request: u64,
+        answer: Answer,
+    },
+    /// An event whose last attempt was the receiver's.
+    DeadLetter(DeadLetter),
+}
+
+/// How a request ended on the responder's side.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Reply(Reply),
+    /// The responder had gone before the request arrived: it was not run.
+    Gone,
+}
+
+/// A frame on its way out: its own part, and what it shares with other links.
+#[derive(Debug, Clone)]
+pub(crate) struct Out {
+    pub(crate) head: Bytes,
+    pub(crate) shared: Bytes,
+    pub(crate) payload: Bytes,
+}
+
+impl Out {
+    /// A frame with everything in one part.
+    fn plain(kind: u8, body: &[u8]) -> Self {
+        let mut head = BytesMut::with_capacity(5 + body.len());
+        head.put_u32_le(1 + body.len() as u32);
+        head.put_u8(kind);
+        head.put_slice(body);
+        Self { head: head.freeze(), shared: Bytes::new(), payload: Bytes::new() }
+    }
+
+    /// A frame that ends with an envelope.
+    fn with_envelope(
+        kind: u8,
+        own: usize,
+        put: impl FnOnce(&mut BytesMut),
+        envelope: &Encoded,
+    ) -> Self {
+        let mut head = BytesMut::with_capacity(5 + own);
+        head.put_u32_le((1 + own + envelope.len()) as u32);
+        head.put_u8(kind);
+        put(&mut head);
+        debug_assert_eq!(head.len(), 5 + own);
+        Self {
+            head: head.freeze(),
+            shared: envelope.head.clone(),
+            payload: envelope.payload.clone(),
+        }
+    }
+
+    /// How many bytes it takes on the wire.
+    pub(crate) fn len(&self) -> usize {
+        self.head.len() + self.shared.len() + self.payload.len()
+    }
+
+    /// Whether the other side would take it for an attack.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.len() - 4 > MAX_FRAME
+    }
+
+    pub(crate) fn hello(introduction: &Introduction) -> Self {
+        let mut body = BytesMut::new();
+        body.put_slice(&MAGIC);
+        body.put_u16_le(VERSION);
+        body.put_slice(&control::encode(introduction));
+        Self::plain(HELLO, &body)
+    }
+
+    pub(crate) fn welcome(welcome: &Welcome) -> Self {
+        let mut body = BytesMut::new();
+        body.put_slice(&MAGIC);
+        body.put_u16_le(VERSION);
+        body.put_slice(&control::encode(welcome));
+        Self::plain(WELCOME, &body)
+    }
+
+    pub(crate) fn control(control: &Control) -> Self {
+        Self::plain(CONTROL, &control::encode(control))
+    }
+
+    pub(crate) fn event(interests: &[u64], envelope: &Encoded) -> Self {
+        let put = |head: &mut BytesMut| {
+            head.put_u32_le(interests.len() as u32);
+            for interest in interests {
+                head.put_u64_le(*interest);
+            }
+        };
+        Self::with_envelope(EVENT, 4 + 8 * interests.len(), put, envelope)
+    }
+
+    pub(crate) fn deliver(member: u64, tag: u64, attempt: u32, envelope: &Encoded) -> Self {
+        let put = |head: &mut BytesMut| {
+            head.put_u64_le(member);
+            head.put_u64_le(tag);
+            head.put_u32_le(attempt);
+        };
+        Self::with_envelope(DELIVER, 20, put, envelope)
+    }
+
+    pub(crate) fn ask(request: u64, responder: u64, remaining_ms: u64, envelope: &Encoded) -> Self {
+        let put = |head: &mut BytesMut| {
+            head.put_u64_le(request);
+            head.put_u64_le(responder);
+            head.put_u64_le(remaining_ms);
+        };
+        Self::with_envelope(ASK, 24, put, envelope)
+    }
+
+    pub(crate) fn reply(request: u64, answer: &Answer) -> Result<Self, PayloadError> {
+        let mut own = BytesMut::new();
+        own.put_u64_le(request);
+        let mut payload = Bytes::new();
+        let mut put_payload = |own: &mut BytesMut, kind, value: &Payload| {
+            let (content_type, bytes) = envelope::encoded_payload(value)?;
+            own.put_u8(kind);
+            envelope::put_content_type(own, &content_type);
+            payload = bytes;
+            Ok(())
+        };
+        match answer {
+            Answer::Reply(Reply::Response(value)) => put_payload(&mut own, RESPONSE, value)?,
+            Answer::Reply(Reply::Refused(value)) => put_payload(&mut own, REFUSED, value)?,
+            Answer::Reply(Reply::Failed { kind, text }) => {
+                own.put_u8(FAILED);
+                envelope::put_long(&mut own, kind.as_str());
+                envelope::put_long(&mut own, &shorten(text));
+            }
+            Answer::Reply(_) => {
+                own.put_u8(FAILED);
+                envelope::put_long(&mut own, FailureKind::Abandoned.as_str());
+                envelope::put_long(
+                    &mut own,
+                    "an answer of a kind that this transport does not know",
+                );
+            }
+            Answer::Gone => own.put_u8(GONE),
+        }
+        let mut head = BytesMut::with_capacity(5 + own.len());
+        head.put_u32_le((1 + own.len() + payload.len()) as u32);
+        head.put_u8(REPLY);
+        head.put_slice(&own);
+        Ok(Self { head: head.freeze(), shared: Bytes::new(), payload })
+    }
+
+    pub(crate) fn dead_letter(letter: &DeadLetter) -> Result<Self, PayloadError> {
+        let envelope = Encoded::new(&letter.envelope)?;
+        let key = control::encode(&WireKey::from(&letter.group));
+        let mut own = BytesMut::new();
+        own.put_u32_le(key.len() as u32);
+        own.put_slice(&key);
+        own.put_u32_le(letter.attempts);
+        envelope::put_time(&mut own, letter.at);
+        envelope::put_long(&mut own, letter.failure.reason.as_str());
+        envelope::put_long(&mut own, &shorten(&letter.failure.text));
+        Ok(Self::with_envelope(DEAD_LETTER, own.len(), |head| head.put_slice(&own), &envelope))
+    }
+}
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    /// What was read and is no whole frame yet. Read into it.
+    pub(crate) buffer: BytesMut,
+    limit: usize,
+}
+
+impl Decoder {
+    /// A decoder for a link whose hello is still to come.
+    pub(crate) fn new() -> Self {
+        Self { buffer: BytesMut::new(), limit: MAX_HELLO }
+    }
+
+    /// The hello is done: frames may have their full size.
+    pub(crate) fn trust(&mut self) {
+        self.limit = MAX_FRAME;
+    }
+
+    /// The next whole frame, if it is there.
+    pub(crate) fn next(&mut self) -> Result<Option<Frame>, WireError> {
+        let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*length) as usize;
+        if length > self.limit {
+            return Err(WireError::TooLong { length, limit: self.limit });
+        }
+        if self.buffer.len() - 4 < length {
+            self.buffer.reserve(length + 4 - self.buffer.len());
+            return Ok(None);
+        }
+        self.buffer.advance(4);
+        decode(self.buffer.split_to(length).freeze()).map(Some)
+    }
+}
+
+/// Decodes what follows a length.
+pub(crate) fn decode(bytes: Bytes) -> Result<Frame, WireError> {
+    let mut from = Read(bytes);
+    let kind = from.u8("kind").map_err(|_| WireError::Empty)?;
+    Ok(match kind {
+        HELLO => Frame::Hello(introduction(from)?),
+        WELCOME => Frame::Welcome(introduction(from)?),
+        CONTROL => Frame::Control(control::decode(&from.rest())?),
+        EVENT => {
+            let count = from.u32("interests")?;
+            // Not reserved ahead: the count is only what the other side says.
+            let interests = (0..count).map(|_| from.u64("interests")).collect::<Result<_, _>>()?;
+            Frame::Event { interests, envelope: envelope::read(from)? }
+        }
+        DELIVER => Frame::Deliver {
+            member: from.u64("member")?,
+            tag: from.u64("tag")?,
+            attempt: from.u32("attempt")?,
+            envelope: envelope::read(from)?,
+        },
+        ASK => Frame::Ask {
+            request: from.u64("request")?,
+            responder: from.u64("responder")?,
+            remaining_ms: from.u64("deadline")?,
+            envelope: envelope::read(from)?,
+        },
+        REPLY => Frame::Reply { request: from.u64("request")?, answer: answer(from)? },
+        DEAD_LETTER => Frame::DeadLetter(dead_letter(from)?),
+        other => return Err(WireError::UnknownKind(other)),
+    })
+}
+
+/// Magic, version, and what only that version knows how to read.
+fn introduction<T: for<'de> serde::Deserialize<'de>>(mut from: Read) -> Result<T, WireError> {
+    if from.bytes(MAGIC.len(), "magic").map_err(|_| WireError::Magic)?[..] != MAGIC {
+        return Err(WireError::Magic);
+    }
+    let found = from.u16("protocol version")?;
+    if found != VERSION {
+        return Err(WireError::Version { found });
+    }
+    control::decode(&from.rest())
+}
+
+fn answer(mut from: Read) -> Result<Answer, WireError> {
+    let payload = |mut from: Read| -> Result<Payload, WireError> {
+        let content_type: ContentType = envelope::read_content_type(&mut from)?;
+        Ok(Payload::encoded(content_type, from.rest()))
+    };
+    Ok(match from.u8("answer")? {
+        RESPONSE => Answer::Reply(Reply::Response(payload(from)?)),
+        REFUSED => Answer::Reply(Reply::Refused(payload(from)?)),
+        FAILED => {
+            let word = from.long("kind of failure")?;
+            let text = from.long("text")?;
+            from.end()?;
+            let kind = FailureKind::parse(&word).ok_or(WireError::Bad("kind of failure"))?;
+            Answer::Reply(Reply::Failed { kind, text })
+        }
+        GONE => {
+            from.end()?;
+            Answer::Gone
+        }
+        _ => return Err(WireError::Bad("answer")),
+    })
+}
+
+fn dead_letter(mut from: Read) -> Result<DeadLetter, WireError> {
+    let length = from.u32("group")? as usize;
+    let key: WireKey = control::decode(&from.bytes(length, "group")?)?;
+    let group = GroupKey::try_from(&key)?;
+    let attempts = from.u32("attempts")?;
+    let at = envelope::read_time(&mut from)?;
+    let reason = from.long("reason")?;
+    let failure = control::failure(&reason, from.long("text")?)?;
+    let mut letter = DeadLetter::new(group, envelope::read(from)?, attempts, failure);
+    letter.at = at;
+    Ok(letter)
+}

@@ -1,0 +1,57 @@
+//! The wire, sans-io: frames to bytes and back, described in `docs/wire-ipc.md`.
+//!
+//! A frame is a length (`u32`, little-endian, of what follows it), a kind byte and a body.
+//! Reading order: [`read`] (checked reading of the parts), [`envelope`] (metadata and payload,
+//! made by hand so that the payload is never copied through serde), [`control`] (everything that
+//! is small and rare, in bincode), [`frame`] (the frames themselves).
+
+pub(crate) mod control;
+pub(crate) mod envelope;
+pub(crate) mod frame;
+mod read;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use control::{Change, Control, Table};
+pub(crate) use frame::{Answer, Decoder, Frame, Out};
+
+/// What both sides must agree on. Raised with every change of anything in this module.
+pub(crate) const VERSION: u16 = 1;
+/// The first bytes of every hello, before the version: they never change.
+pub(crate) const MAGIC: [u8; 4] = *b"BWIP";
+/// The largest payload of an event, request or response.
+pub(crate) const MAX_PAYLOAD: usize = 16 << 20;
+/// The largest frame: a payload and its metadata.
+pub(crate) const MAX_FRAME: usize = MAX_PAYLOAD + (1 << 20);
+/// The largest frame before the hello is done: a stranger makes us reserve no more than this.
+pub(crate) const MAX_HELLO: usize = 4 << 10;
+
+/// What is wrong with bytes that came in. Ends the link.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("a frame of {length} bytes is over the limit of {limit}")]
+    TooLong { length: usize, limit: usize },
+    #[error("an empty frame")]
+    Empty,
+    #[error("a frame of unknown kind {0}")]
+    UnknownKind(u8),
+    #[error("a frame ends in the middle of its {0}")]
+    Truncated(&'static str),
+    #[error("{0} bytes are left over at the end of a frame")]
+    Trailing(usize),
+    #[error("an impossible {0}")]
+    Bad(&'static str),
+    #[error(transparent)]
+    Name(#[from] busway_transport::NameError),
+    #[error("a control frame cannot be decoded: {0}")]
+    Control(String),
+    #[error("this is no busway peer")]
+    Magic,
+    #[error("it speaks version {found} of the protocol, this side version {VERSION}")]
+    Version { found: u16 },
+    #[error("it belongs to the bus {found:?}")]
+    Bus { found: String },
+    #[error("{0} is not allowed here")]
+    Unexpected(&'static str),
+}

@@ -1,0 +1,13 @@
+//! Several buses over real sockets, each with a host that only takes notes.
+
+#![allow(clippy::unwrap_used, reason = "in helpers as in tests: a failure is a failed test")]
+
+mod backpressure;
+mod child;
+mod folder;
+mod groups;
+mod mesh;
+mod plain;
+mod requests;
+mod strangers;
+mod support;

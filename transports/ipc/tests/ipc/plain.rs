@@ -1,0 +1,149 @@
+use std::collections::BTreeSet;
+
+use busway_transport::{Arrival, Interest, Notice, Permit, Route, SubscriptionId, Transport};
+use futures::StreamExt as _;
+
+use crate::support::{connect, folder, later, name, next, receipt, route, topic, within};
+
+#[tokio::test]
+async fn what_is_published_after_subscribe_returned_is_seen() {
+    within(async {
+        let dir = folder();
+        let (one, two) = (connect(&dir).await, connect(&dir).await);
+        assert_eq!(one.transport.interest(&route("a.b")), Interest::No);
+        let mut events = two.subscribe(1, "a.*", "mail").await;
+        // At once, with nothing waited for in between.
+        assert_eq!(one.transport.interest(&route("a.b")), Interest::Yes);
+        let receipt = one.try_publish("a.b", "hello").unwrap();
+        assert_eq!(receipt.reached, 1);
+        assert!(receipt.exact);
+        assert_eq!(receipt.parties[0].endpoint, name("mail"));
+        assert_eq!(receipt.parties[0].peer, Some(two.peer));
+        assert_eq!(next(&mut events).await, "hello");
+        // Nobody wants these.
+        assert_eq!(one.try_publish("b.a", "no").unwrap().reached, 0);
+        assert_eq!(two.try_publish("a.b", "own events are not echoed").unwrap().reached, 0);
+        one.try_publish("a.c", "again").unwrap();
+        assert_eq!(next(&mut events).await, "again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn everything_of_an_envelope_arrives() {
+    within(async {
+        let dir = folder();
+        let (one, two) = (connect(&dir).await, connect(&dir).await);
+        let mut events = two.subscribe(1, "#", "mail").await;
+        let mut envelope = one.envelope("a.b", "x".repeat(3 << 20));
+        envelope.sequence = Some(7);
+        envelope.version = 3;
+        envelope.to = Some(name("mail"));
+        envelope.time = Some(std::time::SystemTime::now());
+        envelope.headers.insert("tenant", "a");
+        let permit = one.transport.reserve(&route("a.b")).await.unwrap();
+        permit.commit(envelope.clone());
+        let Some(Arrival::Event(back)) = events.next().await else { panic!() };
+        assert_eq!(format!("{back:?}"), format!("{envelope:?}"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn ten_thousand_events_arrive_in_order() {
+    within(async {
+        let dir = folder();
+        let (one, two) = (connect(&dir).await, connect(&dir).await);
+        let mut events = two.subscribe(1, "a", "mail").await;
+        let publish = async {
+            for n in 0..10_000 {
+                assert_eq!(one.publish("a", n).await.reached, 1);
+            }
+        };
+        let read = async {
+            for n in 0..10_000 {
+                assert_eq!(next(&mut events).await, n.to_string());
+            }
+        };
+        tokio::join!(publish, read);
+        one.transport.flush(later()).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_addressed_event_goes_to_its_endpoint_and_updates_move_it() {
+    within(async {
+        let dir = folder();
+        let (one, two) = (connect(&dir).await, connect(&dir).await);
+        let mut events = two.subscribe(1, "a", "mail").await;
+        let to = |text| Route::new(topic("a"), Some(name(text)));
+        assert_eq!(one.transport.interest(&to("mail")), Interest::Yes);
+        assert_eq!(one.transport.interest(&to("billing")), Interest::No);
+        let permit = one.transport.try_reserve(&to("billing")).unwrap();
+        assert_eq!(receipt(permit.commit(one.envelope("a", "nobody"))).reached, 0);
+
+        let both = BTreeSet::from([name("mail"), name("billing")]);
+        two.transport.update(SubscriptionId(1), both).await.unwrap();
+        assert_eq!(one.transport.interest(&to("billing")), Interest::Yes);
+        let permit = one.transport.try_reserve(&to("billing")).unwrap();
+        let reached = receipt(permit.commit(one.envelope("a", "there")));
+        assert_eq!(reached.parties.len(), 1);
+        assert_eq!(reached.parties[0].endpoint, name("billing"));
+        assert_eq!(next(&mut events).await, "there");
+        assert!(two.transport.update(SubscriptionId(9), BTreeSet::new()).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_frame_serves_all_interests_of_a_peer() {
+    within(async {
+        let dir = folder();
+        let (one, two) = (connect(&dir).await, connect(&dir).await);
+        let mut exact = two.subscribe(1, "a.b", "mail").await;
+        let mut wild = two.subscribe(2, "a.#", "audit").await;
+        assert_eq!(one.publish("a.b", 1).await.reached, 2);
+        assert_eq!(next(&mut exact).await, "1");
+        assert_eq!(next(&mut wild).await, "1");
+        drop(exact);
+        let changed = |notice: &Notice| matches!(notice, Notice::PeerChanged(_));
+        let gone = || one.try_publish("a.b", 2).unwrap().reached == 1;
+        one.notes.until(|notices| notices.iter().any(changed) && gone()).await;
+        assert_eq!(next(&mut wild).await, "2");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn leaving_and_closing_lose_nothing() {
+    within(async {
+        let dir = folder();
+        let (one, two, three) = (connect(&dir).await, connect(&dir).await, connect(&dir).await);
+        let mut leaves = two.subscribe_with(1, "a", "mail", 1000).await;
+        let mut stays = three.subscribe_with(1, "a", "mail", 1000).await;
+        for n in 0..500 {
+            assert_eq!(one.publish("a", n).await.reached, 2);
+        }
+        two.transport.leave().await.unwrap();
+        for n in 0..500 {
+            assert_eq!(next(&mut leaves).await, n.to_string());
+        }
+        assert!(leaves.next().await.is_none());
+        assert_eq!(one.publish("a", 500).await.reached, 1);
+        one.transport.close(later()).await.unwrap();
+        for n in 0..501 {
+            assert_eq!(next(&mut stays).await, n.to_string());
+        }
+        three.until_down(one.peer).await;
+        assert!(one.transport.try_reserve(&route("a")).is_err());
+        assert!(!three.notes.any(|notice| matches!(notice, Notice::Protocol { .. })));
+        two.transport.close(later()).await.unwrap();
+        three.transport.close(later()).await.unwrap();
+        assert!(stays.next().await.is_none());
+        let left = std::fs::read_dir(dir.path().join("shop")).unwrap();
+        let left: Vec<_> = left.map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left, ["lock"]);
+    })
+    .await;
+}

@@ -1,0 +1,109 @@
+//! Those who do not speak our protocol, or stop speaking.
+
+use std::path::PathBuf;
+
+use busway_transport::{Notice, PeerId, Transport};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::support::{Bus, connect, folder, next, within};
+
+fn path(dir: &TempDir, peer: PeerId) -> PathBuf {
+    dir.path().join(format!("shop/{peer}.sock"))
+}
+
+/// A hello as `docs/wire-ipc.md` has it, made by hand.
+fn hello(version: u16, bus: &str, peer: u64) -> Vec<u8> {
+    let body = (bus, peer, 1u32);
+    let body = bincode::serde::encode_to_vec(body, bincode::config::standard()).unwrap();
+    let mut frame = Vec::new();
+    frame.extend((1 + 4 + 2 + body.len() as u32).to_le_bytes());
+    frame.push(1);
+    frame.extend(b"BWIP");
+    frame.extend(version.to_le_bytes());
+    frame.extend(body);
+    frame
+}
+
+fn protocol(expected: &'static str) -> impl Fn(&Notice) -> bool {
+    move |notice| matches!(notice, Notice::Protocol { reason, .. } if reason.contains(expected))
+}
+
+async fn hangs_up(mut stream: UnixStream) {
+    let mut rest = Vec::new();
+    // With what it had not read, a socket may be closed by a reset.
+    let _ = stream.read_to_end(&mut rest).await;
+}
+
+async fn still_works(one: &Bus, two: &Bus) {
+    let mut events = two.subscribe(99, "check", "mail").await;
+    assert_eq!(one.publish("check", "fine").await.reached, 1);
+    assert_eq!(next(&mut events).await, "fine");
+}
+
+#[tokio::test]
+async fn garbage_closes_only_its_own_link() {
+    within(async {
+        let dir = folder();
+        let (one, two) = (connect(&dir).await, connect(&dir).await);
+        for (bytes, expected) in [
+            (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "over the limit of 4096"),
+            (vec![0; 4], "empty frame"),
+            (vec![5, 0, 0, 0, 1, b'a', b'b', b'c', b'd'], "no busway peer"),
+            (vec![1, 0, 0, 0, 77], "unknown kind 77"),
+            (hello(2, "shop", 1), "version 2"),
+            (hello(1, "other", 1), "bus \"other\""),
+        ] {
+            let mut stranger = UnixStream::connect(path(&dir, one.peer)).await.unwrap();
+            stranger.write_all(&bytes).await.unwrap();
+            hangs_up(stranger).await;
+            one.notes.until_any(protocol(expected)).await;
+        }
+        // After a good hello as well.
+        let mut stranger = UnixStream::connect(path(&dir, one.peer)).await.unwrap();
+        stranger.write_all(&hello(1, "shop", 5)).await.unwrap();
+        stranger.write_all(&[9, 0, 0, 0, 4, 255, 255, 255, 255, 1, 2, 3, 4]).await.unwrap();
+        hangs_up(stranger).await;
+        one.notes.until_any(protocol("in the middle of")).await;
+        assert_eq!(one.transport.peers().len(), 1);
+        still_works(&one, &two).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_that_fails_its_hello_is_skipped_and_told() {
+    within(async {
+        let dir = folder();
+        let one = connect(&dir).await;
+        let silent = UnixListener::bind(path(&dir, PeerId::from_u64(3))).unwrap();
+        let two = connect(&dir).await;
+        assert_eq!(two.transport.peers().len(), 1);
+        let told = two.notes.any(
+            |it| matches!(it, Notice::Protocol { peer, .. } if *peer == PeerId::from_u64(3).to_string()),
+        );
+        assert!(told);
+        still_works(&one, &two).await;
+        drop(silent);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_silent_peer_is_cut_off_and_subscribing_goes_on() {
+    within(async {
+        let dir = folder();
+        let one = connect(&dir).await;
+        let mut stuck = UnixStream::connect(path(&dir, one.peer)).await.unwrap();
+        stuck.write_all(&hello(1, "shop", 5)).await.unwrap();
+        let mut welcome = [0; 16];
+        stuck.read_exact(&mut welcome).await.unwrap();
+        // It is linked, and says nothing more: no table, no acks.
+        let _events = one.subscribe(1, "a", "mail").await;
+        one.notes.until_any(protocol("silent")).await;
+        hangs_up(stuck).await;
+        assert!(one.transport.peers().is_empty());
+    })
+    .await;
+}
