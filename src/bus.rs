@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use busway_transport::{
@@ -63,6 +63,9 @@ pub(crate) struct Core {
     ready: AtomicBool,
     closing: AtomicBool,
     closed: tokio::sync::Mutex<bool>,
+    /// Cancels `gone` when the bus is dropped: after the transport, so that it goes as one that
+    /// died, and its groups' members do not leave in order before.
+    _cut: DropGuard,
 }
 
 impl Bus {
@@ -315,7 +318,6 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.gone.cancel();
         self.router.end_all();
     }
 }
@@ -427,6 +429,7 @@ impl Builder {
             }
         };
         let capabilities = transport.capabilities();
+        let gone = CancellationToken::new();
         let core = Core {
             peer,
             settings,
@@ -438,7 +441,8 @@ impl Builder {
             responders: Responders::default(),
             board,
             tasks: TaskTracker::new(),
-            gone: CancellationToken::new(),
+            _cut: gone.clone().drop_guard(),
+            gone,
             endpoints: DashMap::new(),
             topics: DashMap::new(),
             numbers: AtomicU64::new(1),

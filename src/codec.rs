@@ -1,6 +1,6 @@
 //! From values to bytes and back, chosen on receipt by content type.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -98,22 +98,40 @@ impl Codec {
         }
     }
 
+    /// Encodes a value to the end of a buffer.
+    ///
+    /// # Errors
+    /// [`CodecError::Encode`]; the buffer is then as it was.
+    pub fn encode<T: Serialize>(self, value: &T, buffer: &mut BytesMut) -> Result<(), CodecError> {
+        let before = buffer.len();
+        let mut writer = buffer.writer();
+        let encoded = match self {
+            Self::Json => {
+                serde_json::to_writer(&mut writer, value).map_err(|error| error.to_string())
+            }
+            Self::MessagePack => rmp_serde::encode::write_named(&mut writer, value)
+                .map_err(|error| error.to_string()),
+            Self::Bincode => {
+                let config = bincode::config::standard();
+                bincode::serde::encode_into_std_write(value, &mut writer, config)
+                    .map(|_| ())
+                    .map_err(|error| error.to_string())
+            }
+        };
+        encoded.map_err(|reason| {
+            buffer.truncate(before);
+            CodecError::Encode { what: std::any::type_name::<T>(), codec: self, reason }
+        })
+    }
+
     /// Encodes a value.
     ///
     /// # Errors
     /// [`CodecError::Encode`].
-    pub fn encode<T: Serialize>(self, value: &T) -> Result<Bytes, CodecError> {
-        let encoded = match self {
-            Self::Json => serde_json::to_vec(value).map_err(|error| error.to_string()),
-            Self::MessagePack => rmp_serde::to_vec_named(value).map_err(|error| error.to_string()),
-            Self::Bincode => bincode::serde::encode_to_vec(value, bincode::config::standard())
-                .map_err(|error| error.to_string()),
-        };
-        encoded.map(Bytes::from).map_err(|reason| CodecError::Encode {
-            what: std::any::type_name::<T>(),
-            codec: self,
-            reason,
-        })
+    pub fn to_bytes<T: Serialize>(self, value: &T) -> Result<Bytes, CodecError> {
+        let mut buffer = BytesMut::new();
+        self.encode(value, &mut buffer)?;
+        Ok(buffer.freeze())
     }
 
     /// Decodes a value; all of the bytes have to belong to it.
@@ -170,7 +188,7 @@ mod tests {
     fn every_codec_reads_what_it_wrote_and_is_found_by_its_content_type() {
         let order = Order { id: 7, note: None, parts: vec![("bolt".into(), 12)] };
         for codec in ALL {
-            let bytes = codec.encode(&order).unwrap();
+            let bytes = codec.to_bytes(&order).unwrap();
             assert_eq!(codec.decode::<Order>(&bytes).unwrap(), order);
             assert_eq!(Codec::for_content_type(&codec.content_type()).unwrap(), codec);
         }
@@ -180,10 +198,28 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_encoding_leaves_the_buffer_as_it_was() {
+        struct Stubborn;
+        impl Serialize for Stubborn {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                use serde::ser::{Error, SerializeTuple};
+                let mut tuple = serializer.serialize_tuple(2)?;
+                tuple.serialize_element("something")?;
+                Err(S::Error::custom("no"))
+            }
+        }
+        for codec in ALL {
+            let mut buffer = BytesMut::from(&b"before"[..]);
+            assert!(codec.encode(&Stubborn, &mut buffer).is_err());
+            assert_eq!(buffer, "before", "{codec:?}");
+        }
+    }
+
+    #[test]
     fn trailing_and_missing_bytes_are_errors() {
         let order = Order { id: 7, note: Some("x".into()), parts: vec![] };
         for codec in ALL {
-            let mut bytes = codec.encode(&order).unwrap().to_vec();
+            let mut bytes = codec.to_bytes(&order).unwrap().to_vec();
             assert!(codec.decode::<Order>(&bytes[..bytes.len() - 1]).is_err(), "{codec:?}");
             bytes.push(b'0');
             assert!(codec.decode::<Order>(&bytes).is_err(), "{codec:?}");

@@ -1,6 +1,6 @@
 //! What can travel on a bus: events and requests.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -66,11 +66,12 @@ pub trait Event: Sized + Send + Sync + 'static {
     /// Its contract.
     const SCHEMA: Schema;
 
-    /// Encodes the event.
+    /// Encodes the event to the end of a buffer, which may be a link's own.
     ///
     /// # Errors
-    /// [`CodecError`] when the codec cannot represent it, or the event is local.
-    fn encode(&self, codec: Codec) -> Result<Bytes, CodecError>;
+    /// [`CodecError`] when the codec cannot represent it, or the event is local. The buffer is then
+    /// as it was.
+    fn encode(&self, codec: Codec, buffer: &mut BytesMut) -> Result<(), CodecError>;
 
     /// Decodes an event.
     ///

@@ -42,4 +42,4 @@ pub use busway_transport::{
     GapReason, Headers, MessageId, Name, NameError, Notice, Party, Peer, PeerId, Retry, Source,
     Status, Topic, TopicFilter, TransportError,
 };
-pub use bytes::Bytes;
+pub use bytes::{Bytes, BytesMut};

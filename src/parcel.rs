@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use busway_transport::{
     ContentType, Envelope, GapReason, Headers, LocalPayload, MessageId, Name, Payload,
@@ -110,7 +110,9 @@ impl<E: Event> Parcel for Typed<E> {
         self.encoded
             .get_or_init(|| {
                 let codec = E::SCHEMA.codec.unwrap_or(Codec::MessagePack);
-                Ok((codec.content_type(), self.event.encode(codec)?))
+                let mut buffer = BytesMut::new();
+                self.event.encode(codec, &mut buffer)?;
+                Ok((codec.content_type(), buffer.freeze()))
             })
             .clone()
     }

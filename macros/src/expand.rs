@@ -24,7 +24,8 @@ pub(crate) fn event(input: &DeriveInput) -> Result<TokenStream> {
             fn encode(
                 &self,
                 _: #busway::Codec,
-            ) -> ::core::result::Result<#busway::Bytes, #busway::CodecError> {
+                _: &mut #busway::BytesMut,
+            ) -> ::core::result::Result<(), #busway::CodecError> {
                 ::core::result::Result::Err(
                     #busway::CodecError::local(<Self as #busway::Event>::SCHEMA.name),
                 )
@@ -44,8 +45,9 @@ pub(crate) fn event(input: &DeriveInput) -> Result<TokenStream> {
             fn encode(
                 &self,
                 codec: #busway::Codec,
-            ) -> ::core::result::Result<#busway::Bytes, #busway::CodecError> {
-                codec.encode(self)
+                buffer: &mut #busway::BytesMut,
+            ) -> ::core::result::Result<(), #busway::CodecError> {
+                codec.encode(self, buffer)
             }
 
             fn decode(
@@ -157,8 +159,9 @@ mod tests {
                     fn encode(
                         &self,
                         codec: ::busway::Codec,
-                    ) -> ::core::result::Result<::busway::Bytes, ::busway::CodecError> {
-                        codec.encode(self)
+                        buffer: &mut ::busway::BytesMut,
+                    ) -> ::core::result::Result<(), ::busway::CodecError> {
+                        codec.encode(self, buffer)
                     }
 
                     fn decode(
@@ -190,7 +193,8 @@ mod tests {
                     fn encode(
                         &self,
                         _: bus::Codec,
-                    ) -> ::core::result::Result<bus::Bytes, bus::CodecError> {
+                        _: &mut bus::BytesMut,
+                    ) -> ::core::result::Result<(), bus::CodecError> {
                         ::core::result::Result::Err(
                             bus::CodecError::local(<Self as bus::Event>::SCHEMA.name),
                         )

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use busway_transport::{
     BoxFuture, Capability, Commit, ContentType, Headers, Interest, MessageId, Name, Payload,
@@ -114,16 +114,19 @@ impl<E: Event> Job<E> {
         }
         let codec = E::SCHEMA.codec.unwrap_or(bus.codec);
         let Some(event) = &self.event else { return Ok(()) };
-        let bytes = event
-            .encode(codec)
+        let mut buffer = BytesMut::new();
+        event
+            .encode(codec, &mut buffer)
             .map_err(|error| PublishError::Codec { topic: path.topic(), error })?;
-        let (size, limit) = (bytes.len(), bus.capabilities.max_payload);
+        let headers = path.wishes.headers.iter().map(|(key, value)| key.len() + value.len());
+        let size = buffer.len() + headers.sum::<usize>();
+        let limit = bus.capabilities.max_payload;
         if size > limit {
             let topic = path.topic();
             let error = TransportError::TooLarge { topic: topic.clone(), size, limit };
             return Err(PublishError::Transport { topic, error });
         }
-        self.encoded = Some((codec.content_type(), bytes));
+        self.encoded = Some((codec.content_type(), buffer.freeze()));
         Ok(())
     }
 

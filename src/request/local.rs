@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use dashmap::DashMap;
 use futures::FutureExt;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use busway_transport::{BoxFuture, FailureKind, Name};
@@ -38,6 +39,8 @@ pub(crate) struct Handler<R: Request> {
     /// How many requests run at once, wherever they come from.
     pub(crate) running: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
+    /// Cancelled when the bus is gone.
+    pub(crate) gone: CancellationToken,
 }
 
 impl<R: Request> Handler<R> {
@@ -99,9 +102,12 @@ impl<R: Request> Handler<R> {
 
     fn spawn(&self, answer: impl Future<Output = Answer<R>> + Send + 'static) -> Started<R> {
         let (send, receive) = tokio::sync::oneshot::channel();
+        let gone = self.gone.clone();
         self.tasks.spawn(async move {
-            // The caller may have gone.
-            let _ = send.send(answer.await);
+            if let Some(answer) = gone.run_until_cancelled(answer).await {
+                // The caller may have gone.
+                let _ = send.send(answer);
+            }
         });
         Started::Running(receive)
     }

@@ -34,7 +34,7 @@ impl<T: Serialize + Send + Sync + 'static> LocalPayload for Once<T> {
         let failed = |reason: String| PayloadError { topic: self.topic.into(), reason };
         let value = self.value.locked();
         let value = value.as_ref().ok_or_else(|| failed("it was taken already".into()))?;
-        let bytes = self.codec.encode(value).map_err(|error| failed(error.to_string()))?;
+        let bytes = self.codec.to_bytes(value).map_err(|error| failed(error.to_string()))?;
         Ok((self.codec.content_type(), bytes))
     }
 }
@@ -68,7 +68,7 @@ impl Packing {
             let value = Mutex::new(Some(value));
             return Ok(Payload::Local(Arc::new(Once { topic, codec: self.codec, value })));
         }
-        let bytes = self.codec.encode(&value)?;
+        let bytes = self.codec.to_bytes(&value)?;
         match bytes.len() {
             size if size > self.limit => {
                 let (topic, limit) = (topic.to_owned(), self.limit);
@@ -131,7 +131,8 @@ pub(crate) async fn serve<R: Request>(
         let handler = handler.clone();
         handler.tasks.clone().spawn(async move {
             let _permit = permit;
-            answer(ask, &handler, packing).await;
+            // Cut off, it drops the replier, which tells the caller where that can be told.
+            handler.gone.run_until_cancelled(answer(ask, &handler, packing)).await;
         });
     }
 }

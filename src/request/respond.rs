@@ -74,6 +74,7 @@ impl<'a, R: Request> Respond<'a, R> {
             call: Box::new(move |ask| Box::pin(handler(ask))),
             running: Arc::new(Semaphore::new(self.concurrency)),
             tasks: tasks.clone(),
+            gone: bus.gone.clone(),
         });
         let spec = ResponderSpec::new(topic, endpoint, self.concurrency);
         let asks = bus.within(&text, bus.transport.respond(spec)).await?;

@@ -47,6 +47,13 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Registration {
+    /// Ends the subscription; what is still in its queue is dropped and counted.
+    fn end(&self) {
         if let Some(bus) = self.bus.upgrade() {
             bus.router.remove(&self.filter, &self.queue);
             if self.shared {
@@ -116,6 +123,10 @@ impl<K: Kind> Reader<K> {
             match open(&parcel, 1, from, not_from, &self.options) {
                 Opened::Message(message) => {
                     self.left = self.left.map(|left| left - 1);
+                    if self.left == Some(0) {
+                        // Over: it is in no publisher's way, also while it is not dropped.
+                        self.registration.end();
+                    }
                     return Poll::Ready(Some(Ok(message)));
                 }
                 Opened::Filtered => self.settle(Fate::filtered),

@@ -60,7 +60,7 @@ pub struct Capabilities {
     pub can: &'static [Capability],
     /// How events that name no codec are encoded on it.
     pub content_type: ContentType,
-    /// The largest payload it takes, in bytes.
+    /// The most bytes that payload and headers may have together.
     pub max_payload: usize,
 }
 
