@@ -282,13 +282,12 @@ impl Core {
         let handlers = self.tasks.len();
         if !matches!(drained, Ok(Ok(()))) {
             // Cut off; but the transport still says goodbye.
-            self.gone.cancel();
             self.router.end_all();
         }
+        // Ends what is still running, and the requests that are still under way.
+        self.gone.cancel();
         let goodbye = deadline.max(tokio::time::Instant::now() + Duration::from_secs(1));
         let goodbye = self.transport.close(goodbye.into_std()).await;
-        // Ends the requests that are still under way.
-        self.gone.cancel();
         *closed = true;
         match (drained, goodbye) {
             (Err(_), _) => Err(CloseError::TimedOut { after, handlers }),

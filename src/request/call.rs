@@ -110,6 +110,9 @@ impl<'a, R: Request> RequestCall<'a, R> {
                 let _gone = gone.drop_guard();
                 match until_over::<R, _>(bus, after, deadline, answer).await? {
                     Ok(answer) => outcome::<R>(answer, after),
+                    Err(_) if bus.gone.is_cancelled() => {
+                        Err(RequestError::Cancelled { topic: topic() })
+                    }
                     Err(_) => {
                         let reason = "the responder's task was cut off".into();
                         Err(RequestError::Disconnected { topic: topic(), reason })
@@ -170,7 +173,11 @@ async fn ask_peers<R: Request>(
     envelope.headers = headers;
     let call = bus.transport.request(OutgoingRequest::new(envelope, deadline));
     let reply = until_over::<R, _>(bus, after, deadline, call).await?;
-    let reply = reply.map_err(|error| transport_error(topic(), after, error))?;
+    let reply = reply.map_err(|error| match error {
+        // Whatever it looked like from below: it was our own end.
+        _ if bus.gone.is_cancelled() => RequestError::Cancelled { topic: topic() },
+        error => transport_error(topic(), after, error),
+    })?;
     match remote::read::<R>(reply) {
         Ok(answer) => outcome::<R>(answer, after),
         Err(reason) => Err(RequestError::Undecodable {
