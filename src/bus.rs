@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use busway_transport::{
     Address, Capabilities, ConnectOptions, Connector, Name, NameError, Peer, PeerId, Registry,
-    Source, Status, Topic, TransportHandle,
+    Source, Status, Topic, TransportError, TransportHandle,
 };
 
 use crate::codec::Codec;
@@ -27,8 +27,17 @@ use crate::router::intake::Intakes;
 use crate::router::topic::TopicNode;
 
 tokio::task_local! {
-    /// The bus whose handler this task runs now.
-    pub(crate) static IN_HANDLER: u64;
+    /// The handler that this task runs now.
+    pub(crate) static IN_HANDLER: Running;
+}
+
+/// A handler that runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Running {
+    /// Its bus.
+    pub(crate) bus: PeerId,
+    /// The address of the queue that nobody empties while it runs; 0 when others do.
+    pub(crate) gates: usize,
 }
 
 /// One process's connection to a named bus: its router and its transport. Clones are the same
@@ -55,8 +64,12 @@ pub(crate) struct Core {
     pub(crate) board: Arc<Board>,
     /// Handlers, responders and confirmations: what a drain waits for.
     pub(crate) tasks: TaskTracker,
+    /// What may still publish while the bus drains: members of groups and responders, as long as
+    /// they have work.
+    pub(crate) busy: TaskTracker,
     /// Cancelled when the bus is closed, dropped, or its drain took too long.
     pub(crate) gone: CancellationToken,
+    runtime: tokio::runtime::Handle,
     endpoints: DashMap<Name, ()>,
     topics: DashMap<&'static str, Arc<TopicNode>>,
     numbers: AtomicU64,
@@ -249,7 +262,7 @@ impl Core {
     }
 
     pub(crate) fn in_handler(&self) -> bool {
-        IN_HANDLER.try_with(|bus| *bus == self.peer.as_u64()).unwrap_or(false)
+        IN_HANDLER.try_with(|running| running.bus == self.peer).unwrap_or(false)
     }
 
     /// An error once the bus is closing; but handlers that are being drained may still publish
@@ -261,12 +274,25 @@ impl Core {
         Ok(())
     }
 
+    /// As [`spawn`](Self::spawn), also from outside of a runtime: then on the one that the bus was
+    /// opened on.
+    pub(crate) fn spawn_anywhere(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let _runtime = self.runtime.enter();
+        self.spawn(work);
+    }
+
     /// Runs work that a drain waits for, and that is cut off when the bus is gone.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let gone = self.gone.clone();
         self.tasks.spawn(async move {
             gone.run_until_cancelled(work).await;
         });
+    }
+
+    /// An error once the bus is closing, also for handlers: whoever registers now would not be
+    /// drained.
+    pub(crate) fn check_not_closing<E>(&self, error: impl FnOnce() -> E) -> Result<(), E> {
+        if self.closing.load(Ordering::Acquire) { Err(error()) } else { Ok(()) }
     }
 
     async fn close(&self) -> Result<(), CloseError> {
@@ -277,10 +303,10 @@ impl Core {
         self.closing.store(true, Ordering::Release);
         self.board.touch();
         let after = self.settings.drain_timeout;
-        let deadline = tokio::time::Instant::now() + after;
+        let deadline = tokio::time::Instant::from_std(deadline_after(after));
         let drained = tokio::time::timeout_at(deadline, self.drain(deadline)).await;
         let handlers = self.tasks.len();
-        if !matches!(drained, Ok(Ok(()))) {
+        if drained.is_err() {
             // Cut off; but the transport still says goodbye.
             self.router.end_all();
         }
@@ -289,35 +315,58 @@ impl Core {
         let goodbye = deadline.max(tokio::time::Instant::now() + Duration::from_secs(1));
         let goodbye = self.transport.close(goodbye.into_std()).await;
         *closed = true;
-        match (drained, goodbye) {
-            (Err(_), _) => Err(CloseError::TimedOut { after, handlers }),
-            (Ok(Err(error)), _) | (Ok(Ok(())), Err(error)) => Err(CloseError::Transport(error)),
-            (Ok(Ok(())), Ok(())) => Ok(()),
+        let outcome = drained.map_err(|_| TransportError::TimedOut {
+            what: "draining".into(),
+            after,
+            by: None,
+        });
+        match outcome.and_then(|drained| drained).and(goodbye) {
+            // Closed already, by a call of this that was dropped in the middle.
+            Ok(()) | Err(TransportError::Closed) => Ok(()),
+            Err(TransportError::TimedOut { .. }) => Err(CloseError::TimedOut { after, handlers }),
+            Err(error) => Err(CloseError::Transport(error)),
         }
     }
 
-    async fn drain(
-        &self,
-        deadline: tokio::time::Instant,
-    ) -> Result<(), busway_transport::TransportError> {
+    /// Every step is taken, whatever became of those before it; the first error is kept.
+    async fn drain(&self, deadline: tokio::time::Instant) -> Result<(), TransportError> {
         // Own events first, while own members and handlers still work.
-        self.transport.flush(deadline.into_std()).await?;
-        self.transport.leave().await?;
-        // What the transport had accepted finds its way into the queues, past their bounds …
+        let flushed = self.transport.flush(deadline.into_std()).await;
+        let left = self.transport.leave().await;
+        // What the transport had accepted finds its way into the queues, past their bounds. So
+        // does what handlers publish while they drain.
         self.router.drain_all();
         self.intakes.drained().await;
-        // … and then the queues end.
+        self.router.come_to_rest(&self.busy).await;
         self.router.close_all();
         self.tasks.close();
         self.tasks.wait().await;
         // What handlers published and settled while they drained.
-        self.transport.flush(deadline.into_std()).await
+        let flushed_again = self.transport.flush(deadline.into_std()).await;
+        flushed.and(left).and(flushed_again)
     }
+}
+
+/// The time by tokio's clock, which tests can stop.
+pub(crate) fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// A time from now, however far.
+pub(crate) fn deadline_after(timeout: Duration) -> std::time::Instant {
+    let now = now();
+    // About thirty years, as tokio takes it for "never".
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(86_400 * 365 * 30))
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
-        self.router.end_all();
+        if *self.closed.get_mut() {
+            // Streams keep what they hold.
+            self.router.close_all();
+        } else {
+            self.router.end_all();
+        }
     }
 }
 
@@ -422,9 +471,7 @@ impl Builder {
             Ok(transport) => transport?,
             Err(_) => {
                 let what = format!("connecting to {address}");
-                return Err(
-                    busway_transport::TransportError::TimedOut { what, after, by: None }.into()
-                );
+                return Err(TransportError::TimedOut { what, after, by: None }.into());
             }
         };
         let capabilities = transport.capabilities();
@@ -440,8 +487,10 @@ impl Builder {
             responders: Responders::default(),
             board,
             tasks: TaskTracker::new(),
+            busy: TaskTracker::new(),
             _cut: gone.clone().drop_guard(),
             gone,
+            runtime: tokio::runtime::Handle::current(),
             endpoints: DashMap::new(),
             topics: DashMap::new(),
             numbers: AtomicU64::new(1),

@@ -6,6 +6,8 @@ use serde::de::DeserializeOwned;
 
 use busway_transport::ContentType;
 
+use crate::event::Schema;
+
 /// The most bytes bincode may claim while it decodes: it believes the lengths it reads.
 const BINCODE_LIMIT: usize = 64 * 1024 * 1024;
 
@@ -55,6 +57,12 @@ pub enum CodecError {
         /// What the sender named.
         content_type: String,
     },
+    /// bincode arrived for a type that does not ask for it.
+    #[error("{name} is not read from bincode: it does not say `codec = \"bincode\"`")]
+    Unasked {
+        /// The event's or request's name.
+        name: &'static str,
+    },
     /// A local event was about to leave its process.
     #[error("{name} is declared `local` and never leaves its process")]
     Local {
@@ -95,6 +103,20 @@ impl Codec {
             _ => Err(CodecError::UnknownContentType {
                 content_type: essence.chars().take(80).collect(),
             }),
+        }
+    }
+
+    /// The codec for what arrived for a type. bincode is read only by types that ask for it: for
+    /// others it is silently wrong, and it has no limit of depth.
+    pub(crate) fn for_receipt(
+        content_type: &ContentType,
+        schema: &Schema,
+    ) -> Result<Self, CodecError> {
+        match Self::for_content_type(content_type)? {
+            Self::Bincode if schema.codec != Some(Self::Bincode) => {
+                Err(CodecError::Unasked { name: schema.name })
+            }
+            codec => Ok(codec),
         }
     }
 

@@ -76,6 +76,9 @@ const KEYS: [&str; 7] = [
 const OTHER_VARIABLES: [&str; 2] = ["BUSWAY_CONFIG", "BUSWAY_IPC_DIR"];
 const TEST_VARIABLES: &str = "BUSWAY_TEST_";
 
+/// The most events that a queue may be told to hold.
+pub(crate) const MOST: usize = u32::MAX as usize;
+
 /// The settings of a bus.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
@@ -91,7 +94,7 @@ impl From<&Config> for Settings {
     fn from(config: &Config) -> Self {
         let limit = |timeout: Option<Duration>| timeout.unwrap_or(Duration::from_secs(30));
         Self {
-            capacity: config.capacity.unwrap_or(1024).max(1),
+            capacity: config.capacity.unwrap_or(1024).clamp(1, MOST),
             connect_timeout: limit(config.connect_timeout),
             publish_timeout: limit(config.publish_timeout),
             subscribe_timeout: limit(config.subscribe_timeout),
@@ -129,7 +132,7 @@ impl Config {
             let value = value.to_str().ok_or_else(|| ConfigError::BadValue {
                 place: "the environment".into(),
                 key: name.into(),
-                value: value.to_string_lossy().into_owned(),
+                value: "…".into(),
                 reason: "it is not text".into(),
             })?;
             config.set("the environment", name, &key.to_lowercase(), Value::Text(value))?;

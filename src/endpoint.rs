@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use busway_transport::{DeadLetter, GroupKey, Interest, Name, Peer, Route, Topic, TopicFilter};
+use busway_transport::{
+    DeadLetter, GroupKey, Interest, Name, Notice, Peer, Route, Topic, TopicFilter,
+};
 
 use crate::bus::Core;
 use crate::error::{ReadyError, SubscribeError, TryPublishError, WaitError};
 use crate::event::{Event, Request};
 use crate::message::Message;
+use crate::publish::job::Confirmation;
 use crate::publish::{Publish, Publisher, Receipt};
 use crate::request::{RequestCall, Respond};
 use crate::subscribe::{Any, Plain, Pull, Subscribe};
@@ -235,28 +238,16 @@ impl Core {
     }
 
     /// Reports a late failure of a publish that nobody waits for.
-    pub(crate) fn report_later(
-        &self,
-        topic: String,
-        pending: busway_transport::BoxFuture<
-            'static,
-            Result<busway_transport::Receipt, busway_transport::TransportError>,
-        >,
-    ) {
-        // Outside of a runtime nobody can wait for it; dropping it does not take the event back.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    pub(crate) fn report_later(&self, topic: String, pending: Confirmation) {
         let board = self.board.clone();
-        self.tasks.spawn_on(
-            async move {
-                if let Err(error) = pending.await {
-                    tracing::warn!(topic, %error, "a published event was not confirmed");
-                    if let Ok(topic) = Topic::new(&topic) {
-                        let reason = error.to_string();
-                        board.tell(busway_transport::Notice::PublishFailed { topic, reason });
-                    }
+        self.spawn_anywhere(async move {
+            if let Err(error) = pending.await {
+                tracing::warn!(topic, %error, "a published event was not confirmed");
+                if let Ok(topic) = Topic::new(&topic) {
+                    let reason = error.to_string();
+                    board.tell(Notice::PublishFailed { topic, reason });
                 }
-            },
-            &runtime,
-        );
+            }
+        });
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong, by verb. Every error says what happened, to what, and what to do.
 
+use std::fmt;
 use std::time::Duration;
 
 use busway_transport::{Gap, MessageId, NameError, Party, TransportError};
@@ -68,9 +69,8 @@ pub enum PublishError {
         /// What is wrong with the name.
         error: NameError,
     },
-    /// It was sent, but its arrival is not confirmed. Publishing it again
-    /// [with its id](crate::Publish::id) is safe: groups may see it twice under one id, plain
-    /// subscriptions drop the repeat.
+    /// It was sent, but its arrival is not confirmed. It may be published again
+    /// [with its id](crate::Publish::id): whoever got it already then sees it twice, under one id.
     #[error("{topic} ({id}) was sent, but not confirmed: {reason}")]
     Unconfirmed {
         /// Which event.
@@ -99,13 +99,31 @@ pub enum PublishError {
 }
 
 /// Why `try_publish` did not publish; gives the event back.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{error}")]
+#[derive(Clone)]
 pub struct TryPublishError<E> {
     /// The event.
     pub event: E,
     /// What was wrong.
     pub error: PublishError,
+}
+
+// By hand, so that the event needs no `Debug`.
+impl<E> fmt::Debug for TryPublishError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TryPublishError").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+impl<E> fmt::Display for TryPublishError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<E> std::error::Error for TryPublishError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.source()
+    }
 }
 
 /// Why pipelined publishes failed, as [`Publisher::flush`](crate::Publisher::flush) reports it.

@@ -15,6 +15,10 @@ macro_rules! ledger {
             $( $(#[$doc])* pub $field: u64, )*
             /// Events in its queue or in a handler now.
             pub in_flight: u64,
+            /// Events that never arrived, as gaps from outside told: lost with a connection, at a
+            /// broker, or unreadable as a whole. Not part of the balance. (A gap of an unknown
+            /// number counts as one.)
+            pub missed: u64,
         }
 
         impl Ledger {
@@ -28,6 +32,7 @@ macro_rules! ledger {
         #[derive(Default)]
         pub(crate) struct Counters {
             arrived: AtomicU64,
+            missed: AtomicU64,
             $( $field: AtomicU64, )*
         }
 
@@ -44,7 +49,8 @@ macro_rules! ledger {
 
             pub(crate) fn settled_many(&self, fate: Fate, count: u64) {
                 let counter = match fate { $( Fate::$field => &self.$field, )* };
-                counter.fetch_add(count, Ordering::Relaxed);
+                // With `read`: who sees the fate sees the arrival before it.
+                counter.fetch_add(count, Ordering::Release);
             }
 
             pub(crate) fn read(&self) -> Ledger {
@@ -53,7 +59,8 @@ macro_rules! ledger {
                 $( let $field = self.$field.load(Ordering::Acquire); )*
                 let arrived = self.arrived.load(Ordering::Acquire);
                 let in_flight = arrived.saturating_sub(0 $( + $field )*);
-                Ledger { arrived, $( $field, )* in_flight }
+                let missed = self.missed.load(Ordering::Relaxed);
+                Ledger { arrived, $( $field, )* in_flight, missed }
             }
         }
     };
@@ -83,6 +90,10 @@ ledger! {
 impl Counters {
     pub(crate) fn arrived(&self) {
         self.arrived.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn missed(&self, count: u64) {
+        self.missed.fetch_add(count, Ordering::Relaxed);
     }
 }
 

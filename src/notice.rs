@@ -60,6 +60,7 @@ impl Host for Board {
 
 /// The notices of a bus as a stream, from the call on. A watcher that is 256 behind misses the
 /// oldest.
+#[must_use = "notices are told to who watches"]
 #[pin_project]
 #[derive(Debug)]
 pub struct Notices {

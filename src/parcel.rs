@@ -19,6 +19,7 @@ use busway_transport::{
 
 use crate::codec::{Codec, CodecError};
 use crate::event::Event;
+use crate::subscribe::panic_text;
 use crate::sync::Locked;
 
 /// What is known of an event besides its value.
@@ -70,15 +71,27 @@ pub(crate) trait Parcel: Any + Send + Sync {
 #[derive(Default)]
 pub(crate) struct Decoded(Mutex<Vec<(TypeId, Arc<dyn Any + Send + Sync>)>>);
 
-impl Decoded {
-    fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
-        let known = self.0.locked();
-        let (_, value) = known.iter().find(|(id, _)| *id == TypeId::of::<T>())?;
-        value.clone().downcast().ok()
-    }
+type Once<T> = OnceLock<Result<Arc<T>, GapReason>>;
 
-    fn put<T: Send + Sync + 'static>(&self, value: Arc<T>) {
-        self.0.locked().push((TypeId::of::<T>(), value));
+impl Decoded {
+    /// What was decoded as `T`, by the first who asks; others wait for it.
+    fn once<T: Send + Sync + 'static>(
+        &self,
+        decode: impl FnOnce() -> Result<Arc<T>, GapReason>,
+    ) -> Result<Arc<T>, GapReason> {
+        let slot = {
+            let mut known = self.0.locked();
+            let id = TypeId::of::<T>();
+            let at = known.iter().position(|(known, _)| *known == id).unwrap_or_else(|| {
+                known.push((id, Arc::new(Once::<T>::new())));
+                known.len() - 1
+            });
+            known[at].1.clone()
+        };
+        match slot.downcast::<Once<T>>() {
+            Ok(slot) => slot.get_or_init(decode).clone(),
+            Err(_) => decode(),
+        }
     }
 }
 
@@ -209,9 +222,6 @@ pub(crate) fn open<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<Arc<Typed<E>>, 
     if let Ok(typed) = any.downcast::<Typed<E>>() {
         return Ok(typed);
     }
-    if let Some(typed) = parcel.decoded().get::<Typed<E>>() {
-        return Ok(typed);
-    }
     let meta = parcel.meta();
     if meta.version != E::SCHEMA.version {
         return Err(GapReason::Version {
@@ -220,16 +230,20 @@ pub(crate) fn open<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<Arc<Typed<E>>, 
             expected: E::SCHEMA.version,
         });
     }
-    let event = parcel
-        .bytes()
-        .and_then(|(content_type, bytes)| {
-            E::decode(Codec::for_content_type(&content_type)?, &bytes)
-        })
-        .map_err(|error| GapReason::Undecodable {
-            topic: meta.topic.to_string(),
-            error: error.to_string(),
-        })?;
-    let typed = Arc::new(Typed::new(event, meta.clone().with_id(meta.id())));
-    parcel.decoded().put(typed.clone());
-    Ok(typed)
+    parcel.decoded().once(|| {
+        let event = decode(parcel)
+            .map_err(|error| GapReason::Undecodable { topic: meta.topic.to_string(), error })?;
+        Ok(Arc::new(Typed::new(event, meta.clone().with_id(meta.id()))))
+    })
+}
+
+/// Decodes a parcel. A decoder that panics is one that fails (law 11).
+fn decode<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<E, String> {
+    let (content_type, bytes) = parcel.bytes().map_err(|error| error.to_string())?;
+    let codec = Codec::for_receipt(&content_type, &E::SCHEMA).map_err(|error| error.to_string())?;
+    let decoding = std::panic::AssertUnwindSafe(|| E::decode(codec, &bytes));
+    match std::panic::catch_unwind(decoding) {
+        Ok(decoded) => decoded.map_err(|error| error.to_string()),
+        Err(panic) => Err(format!("the decoder panicked: {}", panic_text(&*panic))),
+    }
 }

@@ -10,11 +10,12 @@ use tokio::time::Instant;
 
 use busway_transport::{BoxFuture, Headers, MessageId, Name, NameError, Party, TransportError};
 
+use crate::bus::deadline_after;
 use crate::endpoint::Endpoint;
 use crate::error::{PublishError, TryPublishError};
 use crate::event::Event;
 use crate::publish::Receipt;
-use crate::publish::job::{Job, Path, Sent, Stop, Wait, Wishes};
+use crate::publish::job::{self, Job, Path, Sent, Stop, Wait, Wishes, is_gated_here};
 use crate::router::queue::Queue;
 use crate::router::topic::{Place, TopicNode};
 
@@ -28,7 +29,8 @@ use crate::router::topic::{Place, TopicNode};
 ///
 /// # Cancel safety
 /// Dropped before it is ready, either nobody got the event or, on a transport with confirmations,
-/// everybody will.
+/// everybody will. While it waits it has its place in the topic's line of publishers: poll it or
+/// drop it, for those behind it wait until its deadline has been polled away.
 ///
 /// # Delivery
 /// To plain subscriptions at most once, and every loss is told; to groups at least once.
@@ -103,7 +105,9 @@ impl<'a, E: Event> Publish<'a, E> {
 
     /// Attaches headers.
     pub fn headers(mut self, headers: Headers) -> Self {
-        self.options().wishes.headers = headers;
+        for (key, value) in headers.iter() {
+            self.options().wishes.headers.insert(key, value);
+        }
         self
     }
 
@@ -132,21 +136,33 @@ impl<'a, E: Event> Publish<'a, E> {
     ///
     /// # Errors
     /// [`TryPublishError`] gives the event back; its error names the one in the way.
-    pub fn try_now(mut self) -> Result<Receipt, TryPublishError<E>> {
+    pub fn try_now(self) -> Result<Receipt, TryPublishError<E>> {
+        let (bus, topic) = (&self.endpoint.bus, self.topic());
+        let Sent { receipt, pending, .. } = self.try_send()?;
+        if let Some(pending) = pending {
+            bus.report_later(topic, pending);
+        }
+        Ok(receipt)
+    }
+
+    /// As [`try_now`](Self::try_now); what is still to be confirmed is left to the caller.
+    pub(crate) fn try_send(mut self) -> Result<Sent, TryPublishError<E>> {
         let event = self.event.take().expect("a publish that was polled is not tried again");
         let mut job = Job::new(event);
         let error = match self.attempt(&mut job, false) {
-            Ok(Sent { receipt, pending, .. }) => {
-                if let Some(pending) = pending {
-                    self.endpoint.bus.report_later(self.topic(), pending);
-                }
-                return Ok(receipt);
-            }
+            Ok(sent) => return Ok(sent),
             Err(Refusal::Fail(error)) => error,
             Err(Refusal::Wait(by)) => PublishError::Full { topic: self.topic(), by },
         };
         let event = job.event.take().expect("an attempt that failed leaves the event");
         Err(TryPublishError { event, error })
+    }
+
+    /// Whether it reached somebody, if that was asked for: those who were interested may have
+    /// left at the last moment.
+    fn is_enough(&self, receipt: &Receipt) -> bool {
+        let options = self.options.as_ref();
+        receipt.reached() > 0 || !options.is_some_and(|options| options.wishes.require_subscriber)
     }
 
     fn topic(&self) -> String {
@@ -174,7 +190,14 @@ impl<'a, E: Event> Publish<'a, E> {
                     Err(Stop::Encode) => continue,
                     Err(Stop::Wait(wait)) => (in_the_way(&wait), line),
                 },
-                Err(line) => (line.by.clone(), line),
+                // Those who wait may wait for the very handler that publishes here.
+                Err(line) => match node.queues().iter().find(|queue| is_gated_here(queue)) {
+                    Some(own) if own.is_full() => {
+                        let (topic, by) = (self.topic(), Some(own.party()));
+                        return Err(Refusal::Fail(PublishError::Full { topic, by }));
+                    }
+                    _ => (line.by.clone(), line),
+                },
             };
             if queue_up {
                 self.place = Some(Place::take(&node, line, by.clone()));
@@ -199,7 +222,7 @@ impl<'a, E: Event> Publish<'a, E> {
         let options = self.options.take().unwrap_or_default();
         let after = options.timeout.unwrap_or(bus.settings.publish_timeout);
         let node = self.node.take().unwrap_or_else(|| bus.node_of(E::SCHEMA.topic));
-        let (place, deadline) = (self.place.take(), Instant::now() + after);
+        let (place, deadline) = (self.place.take(), deadline_after(after).into());
         let (endpoint, wishes) = (self.endpoint, options.wishes);
         Waiting { endpoint, node, wishes, job, _place: place, after, deadline }
     }
@@ -213,7 +236,9 @@ impl<E: Event> Future for Publish<'_, E> {
         if let Some(event) = this.event.take() {
             let mut job = Job::new(event);
             match this.attempt(&mut job, true) {
-                Ok(Sent { receipt, pending: None, .. }) => return Poll::Ready(Ok(receipt)),
+                Ok(Sent { receipt, pending: None, .. }) if this.is_enough(&receipt) => {
+                    return Poll::Ready(Ok(receipt));
+                }
                 Ok(sent) => {
                     let waiting = this.waiting(job);
                     this.slow = Some(Box::pin(waiting.confirmed(sent)));
@@ -293,10 +318,12 @@ impl<E: Event> Waiting<'_, E> {
             };
             match wait {
                 Wait::Transport(_) => {
-                    let permit =
-                        endpoint.bus.transport.reserve(&path.route()).await.map_err(|error| {
-                            PublishError::Transport { topic: path.topic(), error }
-                        })?;
+                    let permit = endpoint
+                        .bus
+                        .transport
+                        .reserve(&path.route())
+                        .await
+                        .map_err(|error| job::refused(path.topic(), error))?;
                     job.set_permit(permit);
                 }
                 Wait::Queue(blocking) => {
@@ -313,23 +340,16 @@ impl<E: Event> Waiting<'_, E> {
     /// Waits for the confirmation, if there is one to wait for.
     async fn confirmed(self, sent: Sent) -> Result<Receipt, PublishError> {
         let Sent { mut receipt, pending, .. } = sent;
-        let Some(pending) = pending else { return Ok(receipt) };
         let topic = self.node.topic.to_string();
-        let unconfirmed = |receipt: &Receipt, reason: String| match receipt.id() {
-            Some(id) => {
-                let (topic, reached) = (topic.clone(), receipt.here);
-                PublishError::Unconfirmed { topic, id, reached, reason }
-            }
-            None => PublishError::Closed { topic: topic.clone() },
-        };
-        let outcome = match tokio::time::timeout_at(self.deadline, pending).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                return Err(unconfirmed(&receipt, format!("no answer within {:?}", self.after)));
-            }
-        };
-        let elsewhere = outcome.map_err(|error| confirm_error(&topic, &receipt, error))?;
-        receipt.elsewhere = Some(elsewhere);
+        if let Some(pending) = pending {
+            let outcome = tokio::time::timeout_at(self.deadline, pending).await;
+            let outcome = outcome.unwrap_or_else(|_| {
+                let what = format!("the confirmation of {topic}");
+                Err(TransportError::TimedOut { what, after: self.after, by: None })
+            });
+            let elsewhere = outcome.map_err(|error| confirm_error(&topic, &receipt, error))?;
+            receipt.elsewhere = Some(elsewhere);
+        }
         if self.wishes.require_subscriber && receipt.reached() == 0 {
             return Err(PublishError::NoSubscriber { topic });
         }
@@ -340,17 +360,19 @@ impl<E: Event> Waiting<'_, E> {
 /// A failed confirmation: after the commit every error is `Unconfirmed`, unless the other side
 /// said that it did not take the event and nobody here did either.
 pub(crate) fn confirm_error(topic: &str, receipt: &Receipt, error: TransportError) -> PublishError {
-    match (&error, receipt.id()) {
-        (TransportError::Rejected { .. }, _) if receipt.here == 0 => {
-            PublishError::Transport { topic: topic.to_owned(), error }
+    let topic = topic.to_owned();
+    match (error, receipt.id()) {
+        (error @ TransportError::Rejected { .. }, _) if receipt.here == 0 => {
+            PublishError::Transport { topic, error }
         }
-        (_, Some(id)) => PublishError::Unconfirmed {
-            topic: topic.to_owned(),
-            id,
-            reached: receipt.here,
-            reason: error.to_string(),
-        },
-        (_, None) => PublishError::Transport { topic: topic.to_owned(), error },
+        (TransportError::Unconfirmed { id, reached, reason }, _) => {
+            PublishError::Unconfirmed { topic, id, reached: receipt.here + reached, reason }
+        }
+        (error, Some(id)) => {
+            let (reached, reason) = (receipt.here, error.to_string());
+            PublishError::Unconfirmed { topic, id, reached, reason }
+        }
+        (error, None) => PublishError::Transport { topic, error },
     }
 }
 

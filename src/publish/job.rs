@@ -10,7 +10,7 @@ use busway_transport::{
     PermitHandle, Route, TransportError,
 };
 
-use crate::bus::Core;
+use crate::bus::{Core, IN_HANDLER};
 use crate::codec::Codec;
 use crate::error::PublishError;
 use crate::event::Event;
@@ -60,14 +60,17 @@ impl From<PublishError> for Stop {
     }
 }
 
+/// What the transport still has to say of a committed event.
+pub(crate) type Confirmation =
+    BoxFuture<'static, Result<busway_transport::Receipt, TransportError>>;
+
 /// A committed event.
 pub(crate) struct Sent {
     pub(crate) receipt: Receipt,
     /// What had to go from full queues for it; dropped after the locks.
     pub(crate) _gone: Vec<Item>,
-    /// What the transport still has to confirm.
-    pub(crate) pending:
-        Option<BoxFuture<'static, Result<busway_transport::Receipt, TransportError>>>,
+    /// What the transport still has to confirm. Until then the receipt is not exact.
+    pub(crate) pending: Option<Confirmation>,
 }
 
 /// Where an event comes from and goes to.
@@ -146,7 +149,15 @@ impl<E: Event> Job<E> {
         let queues = path.node.queues();
         let to = path.wishes.to.as_ref();
         let reserved = Reserved::reserve(&queues, to).map_err(|blocked| match blocked {
-            Blocked::Full(queue) => Stop::Wait(Wait::Queue(queue)),
+            Blocked::Full(queue) if is_gated_here(&queue) => {
+                Stop::Fail(PublishError::Full { topic: path.topic(), by: Some(queue.party()) })
+            }
+            Blocked::Full(queue) => {
+                // Not kept while waiting here: it would hold up others out there, and know
+                // nothing of those who subscribe meanwhile.
+                self.permit = None;
+                Stop::Wait(Wait::Queue(queue))
+            }
             Blocked::Refused(queue) => {
                 Stop::Fail(PublishError::Full { topic: path.topic(), by: Some(queue.party()) })
             }
@@ -160,21 +171,24 @@ impl<E: Event> Job<E> {
         }
 
         // From here on nothing can fail: this is the commit.
-        let parcel = self.parcel(path, leaves);
+        let encoded = self.encoded.take();
+        let parcel = self.parcel(path, leaves, encoded.clone());
         let (elsewhere, pending) = match self.permit.take() {
             None => (None, None),
             Some(permit) => {
-                let payload = match parcel.bytes() {
-                    Ok((content_type, bytes)) if !bus.in_process() => {
-                        Payload::Encoded { content_type, bytes }
-                    }
-                    _ => Payload::Local(Arc::new(Shared(parcel.clone()))),
+                let payload = match encoded {
+                    Some((content_type, bytes)) => Payload::Encoded { content_type, bytes },
+                    None => Payload::Local(Arc::new(Shared(parcel.clone()))),
                 };
                 let mut envelope = parcel::to_envelope(parcel.meta(), payload);
                 envelope.sequence = Some(line.next_sequence(to));
                 match permit.commit(envelope) {
                     Commit::Done(receipt) => (Some(receipt), None),
-                    Commit::Pending(pending) => (None, Some(pending)),
+                    Commit::Pending(pending) => {
+                        let mut unknown = busway_transport::Receipt::somebody(true);
+                        unknown.reached = 0;
+                        (Some(unknown), Some(pending))
+                    }
                 }
             }
         };
@@ -195,12 +209,16 @@ impl<E: Event> Job<E> {
                 Ok(())
             }
             Err(error @ TransportError::Full { .. }) => Err(Stop::Wait(Wait::Transport(error))),
-            Err(TransportError::Closed) => Err(PublishError::Closed { topic: path.topic() }.into()),
-            Err(error) => Err(PublishError::Transport { topic: path.topic(), error }.into()),
+            Err(error) => Err(refused(path.topic(), error).into()),
         }
     }
 
-    fn parcel(&mut self, path: &Path<'_>, leaves: bool) -> Arc<dyn Parcel> {
+    fn parcel(
+        &mut self,
+        path: &Path<'_>,
+        leaves: bool,
+        encoded: Option<(ContentType, Bytes)>,
+    ) -> Arc<dyn Parcel> {
         let wishes = path.wishes;
         let mut meta =
             Meta::new(path.node.topic.clone(), E::SCHEMA.version, path.bus.source(path.endpoint));
@@ -214,11 +232,26 @@ impl<E: Event> Job<E> {
         }
         let event = self.event.take().expect("a job is attempted no more after its commit");
         let typed = Typed::new(event, meta);
-        Arc::new(match self.encoded.take() {
+        Arc::new(match encoded {
             Some((content_type, bytes)) => typed.with_bytes(content_type, bytes),
             None => typed,
         })
     }
+}
+
+/// The transport has no room, and will have none.
+pub(crate) fn refused(topic: String, error: TransportError) -> PublishError {
+    match error {
+        TransportError::Closed => PublishError::Closed { topic },
+        error => PublishError::Transport { topic, error },
+    }
+}
+
+/// Whether a queue is emptied by nobody but the handler that publishes into it now: to wait for
+/// its room would be to wait for oneself.
+pub(crate) fn is_gated_here(queue: &Arc<Queue>) -> bool {
+    let own = Arc::as_ptr(queue).addr();
+    IN_HANDLER.try_with(|running| running.gates == own).unwrap_or(false)
 }
 
 /// The codec for events that name none, from the transport's preference.

@@ -5,11 +5,15 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use busway_transport::{Notice, Topic, TransportError};
+
+use crate::bus::Core;
 use crate::endpoint::Endpoint;
 use crate::error::{FlushError, PublishError, TryPublishError};
 use crate::event::Event;
+use crate::notice::Board;
 use crate::publish::future::confirm_error;
-use crate::publish::job::Sent;
+use crate::publish::job::{Confirmation, Sent};
 use crate::publish::{Publish, Receipt};
 use crate::router::topic::TopicNode;
 use crate::sync::Locked;
@@ -30,6 +34,8 @@ pub struct Publisher<E> {
 
 /// What was accepted and is not confirmed yet.
 struct Pipeline {
+    topic: Topic,
+    board: Arc<Board>,
     open: watch::Sender<usize>,
     failed: Mutex<Failed>,
 }
@@ -52,8 +58,12 @@ pub struct Accepted {
 impl<E: Event> Publisher<E> {
     pub(crate) fn new(endpoint: Endpoint) -> Self {
         let node = endpoint.bus.node_of(E::SCHEMA.topic);
-        let pipeline =
-            Pipeline { open: watch::Sender::new(0), failed: Mutex::new(Failed::default()) };
+        let pipeline = Pipeline {
+            topic: node.topic.clone(),
+            board: endpoint.bus.board.clone(),
+            open: watch::Sender::new(0),
+            failed: Mutex::default(),
+        };
         Self { endpoint, node, pipeline: Arc::new(pipeline), event: PhantomData }
     }
 
@@ -68,17 +78,7 @@ impl<E: Event> Publisher<E> {
         let publish = Publish::new(&self.endpoint, event).through(self.node.clone());
         let Sent { receipt, pending, .. } = publish.send().await?;
         let accepted = Accepted { reached: receipt.reached() };
-        if let Some(pending) = pending {
-            self.pipeline.open.send_modify(|open| *open += 1);
-            let (pipeline, topic) = (self.pipeline.clone(), self.node.topic.to_string());
-            self.endpoint.bus.spawn(async move {
-                let outcome = pending.await;
-                if let Err(error) = outcome {
-                    pipeline.failed.locked().add(confirm_error(&topic, &receipt, error));
-                }
-                pipeline.open.send_modify(|open| *open -= 1);
-            });
-        }
+        self.pipeline.add(&self.endpoint.bus, &self.node, receipt, pending);
         Ok(accepted)
     }
 
@@ -87,10 +87,15 @@ impl<E: Event> Publisher<E> {
     /// # Errors
     /// [`TryPublishError`], with the event.
     pub fn try_publish(&self, event: E) -> Result<Receipt, TryPublishError<E>> {
-        Publish::new(&self.endpoint, event).through(self.node.clone()).try_now()
+        let publish = Publish::new(&self.endpoint, event).through(self.node.clone());
+        let Sent { receipt, pending, .. } = publish.try_send()?;
+        self.pipeline.add(&self.endpoint.bus, &self.node, receipt.clone(), pending);
+        Ok(receipt)
     }
 
-    /// Waits until all that this publisher (and its clones) published so far is confirmed.
+    /// Waits until all that this publisher (and its clones) published so far is confirmed, up to
+    /// the publish timeout. A failure that no flush reported is told as a
+    /// [notice](crate::Notice::PublishFailed) when the last clone is dropped.
     ///
     /// # Errors
     /// [`FlushError`] lists every failure since the last flush.
@@ -98,11 +103,72 @@ impl<E: Event> Publisher<E> {
     /// # Cancel safety
     /// Safe: failures stay for the next flush.
     pub async fn flush(&self) -> Result<(), FlushError> {
+        let after = self.endpoint.bus.settings.publish_timeout;
         let mut open = self.pipeline.open.subscribe();
-        // Fails only when the sender is gone, which `self` holds.
-        let _ = open.wait_for(|open| *open == 0).await;
+        let done = open.wait_for(|open| *open == 0);
+        if tokio::time::timeout(after, done).await.is_err() {
+            let topic = self.node.topic.to_string();
+            self.pipeline.failed.locked().add(PublishError::TimedOut { topic, after, by: None });
+        }
         let Failed { failures, count } = std::mem::take(&mut *self.pipeline.failed.locked());
         if count == 0 { Ok(()) } else { Err(FlushError { failures, count }) }
+    }
+}
+
+impl Pipeline {
+    /// Watches over what is not confirmed yet.
+    fn add(
+        self: &Arc<Self>,
+        bus: &Core,
+        node: &TopicNode,
+        receipt: Receipt,
+        pending: Option<Confirmation>,
+    ) {
+        let Some(pending) = pending else { return };
+        self.open.send_modify(|open| *open += 1);
+        let one =
+            One { pipeline: self.clone(), topic: node.topic.to_string(), receipt, ended: false };
+        bus.spawn_anywhere(async move {
+            let outcome = pending.await;
+            one.end(outcome.err());
+        });
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        for failure in std::mem::take(&mut self.failed.locked().failures) {
+            let (topic, reason) = (self.topic.clone(), failure.to_string());
+            self.board.tell(Notice::PublishFailed { topic, reason });
+        }
+    }
+}
+
+/// One event that is not confirmed yet. Cut off with its bus, it has failed.
+struct One {
+    pipeline: Arc<Pipeline>,
+    topic: String,
+    receipt: Receipt,
+    ended: bool,
+}
+
+impl One {
+    fn end(mut self, error: Option<TransportError>) {
+        self.ended = true;
+        if let Some(error) = error {
+            let error = confirm_error(&self.topic, &self.receipt, error);
+            self.pipeline.failed.locked().add(error);
+        }
+    }
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        if !self.ended {
+            let error = confirm_error(&self.topic, &self.receipt, TransportError::Closed);
+            self.pipeline.failed.locked().add(error);
+        }
+        self.pipeline.open.send_modify(|open| *open -= 1);
     }
 }
 

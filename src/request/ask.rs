@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use busway_transport::{Headers, MessageId, Source};
 
+use crate::bus::now;
 use crate::event::Request;
 
 /// A request to answer: derefs to `R`, and carries its metadata.
@@ -52,7 +53,7 @@ impl<R: Request> Ask<R> {
 
     /// How long the caller goes on waiting.
     pub fn remaining(&self) -> Duration {
-        self.about.deadline.saturating_duration_since(Instant::now())
+        self.about.deadline.saturating_duration_since(now())
     }
 
     /// Resolves when the caller no longer waits: its future was dropped, its deadline passed or,
@@ -68,7 +69,7 @@ impl<R: Request> Ask<R> {
 
     /// Whether the caller no longer waits.
     pub fn is_cancelled(&self) -> bool {
-        self.about.cancelled.is_cancelled() || Instant::now() >= self.about.deadline
+        self.about.cancelled.is_cancelled() || now() >= self.about.deadline
     }
 }
 

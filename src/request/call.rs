@@ -13,7 +13,7 @@ use busway_transport::{
     TransportError,
 };
 
-use crate::bus::Core;
+use crate::bus::{Core, deadline_after};
 use crate::endpoint::Endpoint;
 use crate::error::RequestError;
 use crate::event::Request;
@@ -90,7 +90,7 @@ impl<'a, R: Request> RequestCall<'a, R> {
         }
         bus.check_open(|| RequestError::Cancelled { topic: topic() }).map_err(Err)?;
         let after = self.timeout.unwrap_or(bus.settings.request_timeout);
-        let deadline = Instant::now() + after;
+        let deadline = deadline_after(after);
         let Some(handler) = bus.responders.find::<R>(self.to.as_ref()) else {
             let (to, headers) = (self.to.take(), std::mem::take(&mut self.headers));
             return Ok(Box::pin(ask_peers(endpoint, request, to, headers, after, deadline)));

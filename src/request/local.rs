@@ -14,9 +14,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use busway_transport::{BoxFuture, FailureKind, Name};
+use busway_transport::{BoxFuture, FailureKind, Name, PeerId};
 
-use crate::bus::IN_HANDLER;
+use crate::bus::{IN_HANDLER, Running};
 use crate::event::Request;
 use crate::request::ask::Ask;
 use crate::subscribe::panic_text;
@@ -34,11 +34,13 @@ type Outcome<R> = Result<<R as Request>::Response, <R as Request>::Error>;
 /// One responder's handler, for calls from here and from elsewhere.
 pub(crate) struct Handler<R: Request> {
     pub(crate) endpoint: Name,
-    pub(crate) bus: u64,
+    pub(crate) bus: PeerId,
     pub(crate) call: Box<dyn Fn(Ask<R>) -> BoxFuture<'static, Outcome<R>> + Send + Sync>,
     /// How many requests run at once, wherever they come from.
     pub(crate) running: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
+    /// What the bus waits for before it ends its queues: an answer may still publish.
+    pub(crate) busy: TaskTracker,
     /// Cancelled when the bus is gone.
     pub(crate) gone: CancellationToken,
 }
@@ -55,7 +57,7 @@ impl<R: Request> Handler<R> {
             Ok(future) => future,
             Err(panic) => return Box::pin(std::future::ready(failed(panic))),
         };
-        Box::pin(IN_HANDLER.scope(self.bus, AssertUnwindSafe(future).catch_unwind()).map(
+        Box::pin(IN_HANDLER.scope(self.running(), AssertUnwindSafe(future).catch_unwind()).map(
             move |outcome| match outcome {
                 Ok(Ok(response)) => Answer::Response(response),
                 Ok(Err(error)) => Answer::Refused(error),
@@ -64,20 +66,26 @@ impl<R: Request> Handler<R> {
         ))
     }
 
+    fn running(&self) -> Running {
+        // A call in place runs inside of its caller, which gates what it gates.
+        let gates = IN_HANDLER.try_with(|running| running.gates).unwrap_or(0);
+        Running { bus: self.bus, gates }
+    }
+
     /// Answers a call from this process. The handler is polled once here, in the caller's task;
     /// if it suspends it moves at once to a task of its own, so that its progress never depends on
     /// the caller, and dropping the caller cuts nothing.
     pub(crate) fn call_here(self: &Arc<Self>, ask: Ask<R>) -> Started<R> {
+        if ask.is_cancelled() {
+            return Started::Done(expired());
+        }
         let Ok(permit) = self.running.clone().try_acquire_owned() else {
             let handler = self.clone();
             return self.spawn(async move {
                 // Fails only when the semaphore is closed, which nobody does.
                 let _permit = handler.running.clone().acquire_owned().await;
                 if ask.is_cancelled() {
-                    return Answer::Failed(
-                        FailureKind::Expired,
-                        "expired before it was run".into(),
-                    );
+                    return expired();
                 }
                 handler.answer(ask).await
             });
@@ -103,12 +111,12 @@ impl<R: Request> Handler<R> {
     fn spawn(&self, answer: impl Future<Output = Answer<R>> + Send + 'static) -> Started<R> {
         let (send, receive) = tokio::sync::oneshot::channel();
         let gone = self.gone.clone();
-        self.tasks.spawn(async move {
+        self.tasks.spawn(self.busy.track_future(async move {
             if let Some(answer) = gone.run_until_cancelled(answer).await {
                 // The caller may have gone.
                 let _ = send.send(answer);
             }
-        });
+        }));
         Started::Running(receive)
     }
 }
@@ -142,6 +150,10 @@ impl Drop for Depth {
     }
 }
 
+fn expired<R: Request>() -> Answer<R> {
+    Answer::Failed(FailureKind::Expired, "expired before it was run".into())
+}
+
 /// A call that was answered at once, or goes on in a task.
 pub(crate) enum Started<R: Request> {
     Done(Answer<R>),
@@ -171,9 +183,14 @@ impl Responders {
     }
 
     pub(crate) fn remove<R: Request>(&self, id: u64) {
-        if let Some(line) = self.by_type.get(&TypeId::of::<R>()) {
-            line.handlers.locked().retain(|(other, ..)| *other != id);
-        }
+        let line = self.by_type.get(&TypeId::of::<R>()).map(|line| line.clone());
+        let removed = line.and_then(|line| {
+            let mut handlers = line.handlers.locked();
+            let at = handlers.iter().position(|(other, ..)| *other == id)?;
+            Some(handlers.remove(at))
+        });
+        // Outside of the locks: the handler's own `Drop` may do anything.
+        drop(removed);
     }
 
     /// The next responder of that type, at that endpoint if one is named.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -16,8 +16,9 @@ use busway_transport::{
     TransportError,
 };
 
+use crate::bus::now;
 use crate::codec::{Codec, CodecError};
-use crate::event::Request;
+use crate::event::{Request, Schema};
 use crate::request::ask::{About, Ask};
 use crate::request::local::{Answer, Handler};
 use crate::sync::Locked;
@@ -89,7 +90,7 @@ pub(crate) enum PackError {
 }
 
 /// The value of a payload: as it is, or decoded.
-pub(crate) fn unpack<T>(payload: Payload) -> Result<T, String>
+pub(crate) fn unpack<T>(payload: Payload, schema: &Schema) -> Result<T, String>
 where
     T: Serialize + DeserializeOwned + Send + Sync + 'static,
 {
@@ -105,7 +106,7 @@ where
         }
         _ => return Err("a kind of payload this version does not know".into()),
     };
-    let codec = Codec::for_content_type(&content_type).map_err(|error| error.to_string())?;
+    let codec = Codec::for_receipt(&content_type, schema).map_err(|error| error.to_string())?;
     codec.decode(&bytes).map_err(|error| error.to_string())
 }
 
@@ -127,13 +128,18 @@ pub(crate) async fn serve<R: Request>(
         let Some(ask) = next else { break };
         // At most one request is taken without room to run it: the others stay with the
         // transport. The room itself is not kept while idle, for calls from here need it too.
-        let Ok(permit) = handler.running.clone().acquire_owned().await else { break };
+        let permit = tokio::select! {
+            biased;
+            () = &mut stopped => break,
+            permit = handler.running.clone().acquire_owned() => permit,
+        };
+        let Ok(permit) = permit else { break };
         let handler = handler.clone();
-        handler.tasks.clone().spawn(async move {
+        handler.tasks.clone().spawn(handler.busy.clone().track_future(async move {
             let _permit = permit;
             // Cut off, it drops the replier, which tells the caller where that can be told.
             handler.gone.run_until_cancelled(answer(ask, &handler, packing)).await;
-        });
+        }));
     }
 }
 
@@ -143,8 +149,12 @@ async fn answer<R: Request>(ask: busway_transport::Ask, handler: &Handler<R>, pa
     let reply = match open::<R>(envelope, deadline, gone.clone()) {
         Err(reply) => reply,
         Ok(ask) => {
-            let mut answer = handler.answer(ask);
             let mut cancelled = std::pin::pin!(cancelled);
+            if cancelled.as_mut().now_or_never().is_some() {
+                // Nobody waits any more: dropped unanswered, and not run.
+                return;
+            }
+            let mut answer = handler.answer(ask);
             let answer = loop {
                 tokio::select! {
                     biased;
@@ -165,7 +175,7 @@ fn open<R: Request>(
     cancelled: CancellationToken,
 ) -> Result<Ask<R>, Reply> {
     let failed = |kind, text: String| Err(Reply::Failed { kind, text });
-    if Instant::now() >= deadline {
+    if now() >= deadline {
         return failed(FailureKind::Expired, "expired before it was run".into());
     }
     if envelope.version != R::SCHEMA.version {
@@ -180,7 +190,7 @@ fn open<R: Request>(
         deadline,
         cancelled,
     };
-    match unpack(envelope.payload) {
+    match unpack(envelope.payload, &R::SCHEMA) {
         Ok(request) => Ok(Ask::new(request, Arc::new(about))),
         Err(text) => failed(FailureKind::Undecodable, text),
     }
@@ -201,8 +211,8 @@ fn reply<R: Request>(answer: Answer<R>, packing: Packing) -> Reply {
 /// What a transport's reply says to the caller.
 pub(crate) fn read<R: Request>(reply: Reply) -> Result<Answer<R>, String> {
     Ok(match reply {
-        Reply::Response(payload) => Answer::Response(unpack(payload)?),
-        Reply::Refused(payload) => Answer::Refused(unpack(payload)?),
+        Reply::Response(payload) => Answer::Response(unpack(payload, &R::SCHEMA)?),
+        Reply::Refused(payload) => Answer::Refused(unpack(payload, &R::SCHEMA)?),
         Reply::Failed { kind, text } => Answer::Failed(kind, text),
         _ => return Err("a kind of reply this version does not know".into()),
     })

@@ -36,7 +36,7 @@ impl<'a, R: Request> Respond<'a, R> {
 
     /// How many requests it answers at once (256 unless set); more wait, up to their deadlines.
     pub fn concurrency(mut self, requests: usize) -> Self {
-        self.concurrency = requests.max(1);
+        self.concurrency = requests.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
@@ -65,42 +65,43 @@ impl<'a, R: Request> Respond<'a, R> {
         let text = R::SCHEMA.topic.to_owned();
         let topic = remote::topic::<R>()
             .map_err(|error| SubscribeError::Name { topic: text.clone(), error })?;
-        bus.check_open(|| SubscribeError::Closed { topic: text.clone() })?;
+        bus.check_not_closing(|| SubscribeError::Closed { topic: text.clone() })?;
         let endpoint = self.endpoint.name.clone();
         let tasks = TaskTracker::new();
         let handler = Arc::new(Handler::<R> {
             endpoint: endpoint.clone(),
-            bus: bus.peer.as_u64(),
+            bus: bus.peer,
             call: Box::new(move |ask| Box::pin(handler(ask))),
             running: Arc::new(Semaphore::new(self.concurrency)),
             tasks: tasks.clone(),
+            busy: bus.busy.clone(),
             gone: bus.gone.clone(),
         });
         let spec = ResponderSpec::new(topic, endpoint, self.concurrency);
         let asks = bus.within(&text, bus.transport.respond(spec)).await?;
 
+        // A bus that closed meanwhile has drained without this responder.
+        bus.check_not_closing(|| SubscribeError::Closed { topic: text.clone() })?;
+
         let id = bus.next_number();
         bus.responders.add(id, handler.clone());
         bus.board.touch();
         let stop = bus.gone.child_token();
+        // Those who ask from here find it until it is unregistered: handlers that drain may ask.
         let here = Arc::downgrade(bus);
-        let packing = bus.packing();
-        let serving = {
-            let stop = stop.clone();
-            async move {
-                remote::serve(asks, handler, packing, stop).await;
-                if let Some(bus) = here.upgrade() {
-                    bus.responders.remove::<R>(id);
-                    bus.board.touch();
-                }
+        let remove = Box::new(move || {
+            if let Some(bus) = here.upgrade() {
+                bus.responders.remove::<R>(id);
+                bus.board.touch();
             }
-        };
-        bus.spawn(tasks.track_future(serving));
+        });
+        let serving = remote::serve(asks, handler, bus.packing(), stop.clone());
+        bus.spawn(bus.busy.track_future(tasks.track_future(serving)));
         // What runs in tasks of the responder's own is waited for by the bus too.
         tasks.close();
         let all = tasks.clone();
         bus.spawn(async move { all.wait().await });
-        Ok(Responder { topic: R::SCHEMA.topic, stop, tasks })
+        Ok(Responder { topic: R::SCHEMA.topic, remove, stop, tasks })
     }
 }
 
@@ -113,6 +114,7 @@ impl<R: Request> std::fmt::Debug for Respond<'_, R> {
 /// A registered responder. Dropping it leaves it registered as long as its bus.
 pub struct Responder {
     topic: &'static str,
+    remove: Box<dyn FnOnce() + Send + Sync>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -123,6 +125,7 @@ impl Responder {
     /// # Cancel safety
     /// Once polled, the responder is withdrawn also when this is dropped.
     pub async fn unregister(self) {
+        (self.remove)();
         self.stop.cancel();
         self.tasks.wait().await;
     }

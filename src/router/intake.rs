@@ -10,24 +10,31 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use busway_transport::{
-    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SubscriptionId,
+    Arrival, Capability, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SubscriptionId,
     TopicFilter, TransportError, TransportHandle,
 };
 
 use super::multicast::Reserved;
 use super::queue::Queue;
 use super::sequence::{Place, Sequences};
-use crate::parcel;
+use crate::parcel::{self, Parcel};
 use crate::sync::Locked;
 
 /// The queues behind one filter. The pump holds this and not the intake, so that the intake ends
 /// with its last subscription.
 type Queues = Arc<Mutex<Vec<Arc<Queue>>>>;
 
+/// Subscriptions share an intake when they have the same filter and capacity: the transport bounds
+/// what it holds by the latter, and may drop beyond it.
+type Key = (TopicFilter, usize);
+
 /// All intakes of one bus.
 pub(crate) struct Intakes {
     transport: TransportHandle,
-    by_filter: Mutex<HashMap<TopicFilter, Arc<Intake>>>,
+    by_filter: Mutex<HashMap<Key, Arc<Intake>>>,
+    /// Why there is a hole in a publisher's numbers: without a broker nothing but a lost link
+    /// makes one.
+    hole: GapReason,
     next_id: AtomicU64,
     pumps: TaskTracker,
 }
@@ -36,11 +43,13 @@ pub(crate) struct Intakes {
 struct Link {
     transport: TransportHandle,
     pumps: TaskTracker,
+    hole: GapReason,
 }
 
 struct Intake {
     id: SubscriptionId,
     filter: TopicFilter,
+    capacity: usize,
     queues: Queues,
     opened: tokio::sync::Mutex<Opened>,
 }
@@ -63,8 +72,10 @@ impl Drop for Intake {
 
 impl Intakes {
     pub(crate) fn new(transport: TransportHandle) -> Arc<Self> {
+        let brokerless = transport.capabilities().has(Capability::NamedBackPressure);
         Arc::new(Self {
             transport,
+            hole: if brokerless { GapReason::Disconnected } else { GapReason::Overflow },
             by_filter: Mutex::default(),
             next_id: AtomicU64::new(1),
             pumps: TaskTracker::new(),
@@ -84,10 +95,11 @@ impl Intakes {
         // keeps the intake.
         let intake = {
             let mut by_filter = self.by_filter.locked();
-            let intake = by_filter.entry(filter.clone()).or_insert_with(|| {
+            let intake = by_filter.entry((filter.clone(), capacity)).or_insert_with(|| {
                 Arc::new(Intake {
                     id: SubscriptionId(self.next_id.fetch_add(1, Ordering::Relaxed)),
                     filter: filter.clone(),
+                    capacity,
                     queues: Queues::default(),
                     opened: tokio::sync::Mutex::default(),
                 })
@@ -95,7 +107,7 @@ impl Intakes {
             intake.queues.locked().push(queue.clone());
             intake.clone()
         };
-        intake.open(self.link(), capacity).await
+        intake.open(self.link()).await
     }
 
     /// Waits until all that the transport had accepted is in the queues, after it left.
@@ -105,26 +117,31 @@ impl Intakes {
     }
 
     fn link(&self) -> Link {
-        Link { transport: self.transport.clone(), pumps: self.pumps.clone() }
+        Link {
+            transport: self.transport.clone(),
+            pumps: self.pumps.clone(),
+            hole: self.hole.clone(),
+        }
     }
 
     /// Stops delivering to a queue; the last one of a filter withdraws the interest.
-    pub(crate) fn detach(&self, filter: &TopicFilter, queue: &Arc<Queue>) {
+    pub(crate) fn detach(&self, filter: &TopicFilter, queue: &Arc<Queue>, capacity: usize) {
         let mut by_filter = self.by_filter.locked();
-        let Some(intake) = by_filter.get(filter) else { return };
+        let key = (filter.clone(), capacity);
+        let Some(intake) = by_filter.get(&key) else { return };
         let last_of_endpoint = {
             let mut queues = intake.queues.locked();
             queues.retain(|other| !Arc::ptr_eq(other, queue));
             !queues.iter().any(|other| other.endpoint == queue.endpoint)
         };
         if intake.queues.locked().is_empty() {
-            by_filter.remove(filter);
+            by_filter.remove(&key);
         } else if last_of_endpoint && let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (intake, link) = (Arc::downgrade(intake), self.link());
             runtime.spawn(async move {
                 if let Some(intake) = Weak::upgrade(&intake) {
                     // Too much interest is no harm: what comes is for nobody and is passed over.
-                    let _ = intake.open(link, 0).await;
+                    let _ = intake.open(link).await;
                 }
             });
         }
@@ -137,14 +154,14 @@ impl Intake {
     }
 
     /// Brings the transport's knowledge of this intake up to date.
-    async fn open(&self, link: Link, capacity: usize) -> Result<(), TransportError> {
+    async fn open(&self, link: Link) -> Result<(), TransportError> {
         let mut opened = self.opened.lock().await;
         let wanted = self.wanted();
         if opened.pump.is_none() {
             let interest =
-                PlainInterest::new(self.id, self.filter.clone(), wanted.clone(), capacity.max(1));
+                PlainInterest::new(self.id, self.filter.clone(), wanted.clone(), self.capacity);
             let deliveries = link.transport.subscribe(interest).await?;
-            let task = link.pumps.spawn(pump(deliveries, self.queues.clone()));
+            let task = link.pumps.spawn(pump(deliveries, self.queues.clone(), link.hole));
             opened.pump = Some(task.abort_handle());
             opened.endpoints = wanted;
         } else if opened.endpoints != wanted {
@@ -157,22 +174,22 @@ impl Intake {
 
 /// Moves what the transport delivers into the queues. While a waiting subscription is full it
 /// stops taking, and the transport holds back the publishers of this filter only (law 6).
-async fn pump(mut deliveries: Deliveries, queues: Queues) {
+async fn pump(mut deliveries: Deliveries, queues: Queues, hole: GapReason) {
     let mut sequences = Sequences::default();
     while let Some(arrival) = deliveries.next().await {
         match arrival {
-            Arrival::Event(envelope) => take(envelope, &queues, &mut sequences).await,
+            Arrival::Event(envelope) => take(envelope, &queues, &mut sequences, &hole).await,
             Arrival::Gap(gap) => tell(&queues, None, &gap),
             _ => {}
         }
     }
 }
 
-async fn take(envelope: Envelope, queues: &Queues, sequences: &mut Sequences) {
+async fn take(envelope: Envelope, queues: &Queues, sequences: &mut Sequences, hole: &GapReason) {
     match sequences.place(&envelope) {
         Place::Next => {}
         Place::After(missing) => {
-            tell(queues, envelope.to.as_ref(), &Gap::new(Some(missing), GapReason::Overflow));
+            tell(queues, envelope.to.as_ref(), &Gap::new(Some(missing), hole.clone()));
         }
         Place::Repeat => {
             tracing::debug!(id = %envelope.id, topic = %envelope.topic, "dropped a repeat");
@@ -184,18 +201,27 @@ async fn take(envelope: Envelope, queues: &Queues, sequences: &mut Sequences) {
         Ok(parcel) => parcel,
         Err(reason) => return tell(queues, to.as_ref(), &Gap::new(Some(1), reason)),
     };
-    // Each queue by itself: a full one must not let the others wait for what they have room for.
+    // First all that have room: a full queue must not let the others wait.
     let snapshot = queues.locked().clone();
-    for queue in snapshot.iter().filter(|queue| queue.is_addressed(to.as_ref())) {
+    let addressed = snapshot.iter().filter(|queue| queue.is_addressed(to.as_ref()));
+    let full: Vec<_> = addressed.filter(|queue| !put(queue, &parcel)).collect();
+    for queue in full {
         loop {
             let mut room = std::pin::pin!(queue.room.notified());
             room.as_mut().enable();
-            match Reserved::reserve(std::slice::from_ref(queue), None) {
-                Ok(reserved) => break drop(reserved.commit(&parcel)),
-                Err(_) => room.await,
+            if put(queue, &parcel) {
+                break;
             }
+            room.await;
         }
     }
+}
+
+/// Gives an event to one queue, if it has room.
+fn put(queue: &Arc<Queue>, parcel: &Arc<dyn Parcel>) -> bool {
+    Reserved::reserve(std::slice::from_ref(queue), None)
+        .map(|reserved| drop(reserved.commit(parcel)))
+        .is_ok()
 }
 
 fn tell(queues: &Queues, to: Option<&Name>, gap: &Gap) {

@@ -13,6 +13,7 @@ pub(crate) mod topic;
 use std::sync::{Arc, Mutex};
 
 use dashmap::DashMap;
+use tokio_util::task::TaskTracker;
 
 use busway_transport::{Topic, TopicFilter};
 
@@ -74,6 +75,30 @@ impl Router {
         self.each(Queue::drain);
     }
 
+    /// Waits until every handler rests, and nothing that could give it more work is busy.
+    pub(crate) async fn come_to_rest(&self, busy: &TaskTracker) {
+        busy.close();
+        loop {
+            let handled: Vec<_> = self.queues().into_iter().filter(|queue| queue.handled).collect();
+            let arrived = || handled.iter().map(|queue| queue.ledger().arrived).sum::<u64>();
+            let before = arrived();
+            for queue in &handled {
+                let mut turned = std::pin::pin!(queue.room.notified());
+                turned.as_mut().enable();
+                while !queue.is_at_rest() {
+                    turned.as_mut().await;
+                    turned.set(queue.room.notified());
+                    turned.as_mut().enable();
+                }
+            }
+            busy.wait().await;
+            // One after the other they rested; all at once they do if nothing came meanwhile.
+            if arrived() == before && handled.iter().all(|queue| queue.is_at_rest()) {
+                return;
+            }
+        }
+    }
+
     /// Ends every queue after what it holds.
     pub(crate) fn close_all(&self) {
         self.each(Queue::close);
@@ -85,8 +110,10 @@ impl Router {
     }
 
     fn each(&self, act: impl Fn(&Queue)) {
-        let queues: Vec<_> =
-            self.subscriptions.locked().iter().map(|(_, queue)| queue.clone()).collect();
-        queues.iter().for_each(|queue| act(queue));
+        self.queues().iter().for_each(|queue| act(queue));
+    }
+
+    fn queues(&self) -> Vec<Arc<Queue>> {
+        self.subscriptions.locked().iter().map(|(_, queue)| queue.clone()).collect()
     }
 }

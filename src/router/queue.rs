@@ -32,6 +32,9 @@ pub enum Overflow {
     Latest,
 }
 
+/// How many gaps of different reasons stand side by side at most.
+const SIDE_BY_SIDE: usize = 8;
+
 /// One step of a subscription.
 pub(crate) enum Item {
     Event(Arc<dyn Parcel>),
@@ -55,10 +58,13 @@ pub(crate) enum Room {
 pub(crate) struct Queue {
     /// The subscribing endpoint.
     pub(crate) endpoint: Name,
+    /// Whether a handler reads it, which a drain waits for; a stream is its owner's to read.
+    pub(crate) handled: bool,
     capacity: usize,
     overflow: Overflow,
     state: Mutex<State>,
-    /// Told when a slot of a full queue comes free, or the queue ends.
+    /// Told when a slot of a full queue comes free, when its reader rests while it drains, and
+    /// when it ends.
     pub(crate) room: Notify,
     pub(crate) counters: Counters,
 }
@@ -88,10 +94,16 @@ struct State {
 }
 
 impl Queue {
-    pub(crate) fn new(endpoint: Name, capacity: usize, overflow: Overflow) -> Arc<Self> {
+    pub(crate) fn new(
+        endpoint: Name,
+        handled: bool,
+        capacity: usize,
+        overflow: Overflow,
+    ) -> Arc<Self> {
         let capacity = if overflow == Overflow::Latest { 1 } else { capacity.max(1) };
         Arc::new(Self {
             endpoint,
+            handled,
             capacity,
             overflow,
             state: Mutex::default(),
@@ -159,7 +171,7 @@ impl Queue {
                     state.put_gap(Gap::new(Some(1), GapReason::Overflow))
                 }
                 Overflow::Latest => {
-                    gone = state.take_oldest().map(|(_, item)| item);
+                    gone = state.take_oldest();
                     state.put(Item::Event(parcel))
                 }
                 _ => {
@@ -173,8 +185,12 @@ impl Queue {
         gone
     }
 
-    /// Tells the reader of a loss, in place.
+    /// Tells the reader of a loss, in place, and counts it.
     pub(crate) fn push_gap(&self, gap: Gap) {
+        self.counters.missed(gap.missed.unwrap_or(1));
+        if self.overflow == Overflow::Latest && gap.reason == GapReason::Overflow {
+            return;
+        }
         let reader = self.state.locked().put_gap(gap);
         wake(reader);
     }
@@ -190,6 +206,11 @@ impl Queue {
             if !state.reader.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
                 state.reader = Some(context.waker().clone());
             }
+            let draining = state.phase == Phase::Draining;
+            drop(state);
+            if draining {
+                self.room.notify_waiters();
+            }
             return Poll::Pending;
         };
         if matches!(item, Item::Event(_)) {
@@ -201,6 +222,21 @@ impl Queue {
             }
         }
         Poll::Ready(Some(item))
+    }
+
+    /// Whether it is empty and its reader waits for more: a handler's, then, is not running.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let state = self.state.locked();
+        let waiting = state.reader.is_some() && state.items.is_empty() && state.reserved == 0;
+        waiting || state.phase == Phase::Ended
+    }
+
+    /// Whether a publisher would have to wait for it.
+    pub(crate) fn is_full(&self) -> bool {
+        let state = self.state.locked();
+        state.phase == Phase::Open
+            && self.overflow == Overflow::Wait
+            && state.events + state.reserved >= self.capacity
     }
 
     /// From now on takes all that comes.
@@ -249,31 +285,53 @@ impl State {
         self.reader.take()
     }
 
-    /// Puts a gap at the end, or adds to the one that stands there for the same reason.
+    /// Puts a gap at the end, or adds to one that stands there.
     fn put_gap(&mut self, gap: Gap) -> Option<Waker> {
-        match self.items.back_mut() {
-            Some(Item::Gap(last)) if last.reason == gap.reason => merge(last, &gap),
-            _ => self.items.push_back(Item::Gap(gap)),
-        }
+        self.items.push_back(Item::Gap(gap));
+        self.join_gaps(self.items.len() - 1);
         self.reader.take()
     }
 
-    /// Takes the oldest event out, and says where it stood.
-    fn take_oldest(&mut self) -> Option<(usize, Item)> {
+    /// Takes the oldest event out.
+    fn take_oldest(&mut self) -> Option<Item> {
         let at = self.items.iter().position(|item| matches!(item, Item::Event(_)))?;
         self.events -= 1;
-        self.items.remove(at).map(|item| (at, item))
+        let item = self.items.remove(at)?;
+        self.join_gaps(at);
+        Some(item)
     }
 
     /// Takes the oldest event out, and puts a gap in its place.
     fn drop_oldest(&mut self) -> Option<Item> {
-        let (at, item) = self.take_oldest()?;
-        let gap = Gap::new(Some(1), GapReason::Overflow);
-        match at.checked_sub(1).and_then(|before| self.items.get_mut(before)) {
-            Some(Item::Gap(last)) if last.reason == gap.reason => merge(last, &gap),
-            _ => self.items.insert(at, Item::Gap(gap)),
-        }
+        let at = self.items.iter().position(|item| matches!(item, Item::Event(_)))?;
+        self.events -= 1;
+        let gap = Item::Gap(Gap::new(Some(1), GapReason::Overflow));
+        let item = std::mem::replace(&mut self.items[at], gap);
+        self.join_gaps(at);
         Some(item)
+    }
+
+    /// Makes one gap of those of one reason that stand side by side around a place, and of all of
+    /// them when there are too many: between two events there are never more than a few.
+    fn join_gaps(&mut self, at: usize) {
+        let is_gap = |item: &Item| matches!(item, Item::Gap(_));
+        let mut first = at.min(self.items.len());
+        while first > 0 && is_gap(&self.items[first - 1]) {
+            first -= 1;
+        }
+        let count = self.items.iter().skip(first).take_while(|item| is_gap(item)).count();
+        let mut joined: Vec<Gap> = Vec::new();
+        for item in self.items.drain(first..first + count) {
+            let Item::Gap(gap) = item else { continue };
+            let same = joined.iter().position(|known| known.reason == gap.reason);
+            match same.or((joined.len() == SIDE_BY_SIDE).then_some(SIDE_BY_SIDE - 1)) {
+                Some(known) => merge(&mut joined[known], &gap),
+                None => joined.push(gap),
+            }
+        }
+        for gap in joined.into_iter().rev() {
+            self.items.insert(first, Item::Gap(gap));
+        }
     }
 }
 

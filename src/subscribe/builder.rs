@@ -10,6 +10,7 @@ use pin_project::pin_project;
 
 use busway_transport::{BoxFuture, Gap, Name, NameError, TopicFilter};
 
+use crate::config::MOST;
 use crate::endpoint::Endpoint;
 use crate::error::SubscribeError;
 use crate::router::queue::Overflow;
@@ -120,7 +121,7 @@ impl<'a, K: Kind, M> Subscribe<'a, K, M> {
     }
 
     pub(crate) fn capacity_or_default(&self) -> usize {
-        self.options.capacity.unwrap_or(self.endpoint.bus.settings.capacity).max(1)
+        self.options.capacity.unwrap_or(self.endpoint.bus.settings.capacity).clamp(1, MOST)
     }
 }
 

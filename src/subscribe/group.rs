@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use busway_transport::{
-    DeadReason, Delivery, Failure, GapReason, GroupDeliveries, GroupKey, GroupSpec, Name,
-    NameError, Notice, Outcome, Retry, Source, Topic,
+    DeadReason, Delivery, Failure, Gap, GapReason, GroupDeliveries, GroupKey, GroupSpec, Name,
+    NameError, Outcome, Retry, Source, Topic,
 };
 
+use crate::bus::Running;
 use crate::error::SubscribeError;
 use crate::event::Event;
 use crate::ledger::{Counters, Fate};
@@ -20,7 +21,9 @@ use crate::message::Message;
 use crate::parcel;
 use crate::subscribe::Plain;
 use crate::subscribe::builder::{Options, Starting, Subscribe};
-use crate::subscribe::handler::{Counted, Handled, HandlerError, Subscription, infallible, run};
+use crate::subscribe::handler::{
+    Counted, Handled, HandlerError, Subscription, Told, infallible, run,
+};
 use crate::subscribe::reader::{Opened, open};
 
 /// A member of a queue group is being built.
@@ -136,8 +139,10 @@ where
     spec.durable = mode.durable;
 
     let bus = endpoint.bus.clone();
-    bus.check_open(|| SubscribeError::Closed { topic: topic.clone() })?;
+    bus.check_not_closing(|| SubscribeError::Closed { topic: topic.clone() })?;
     let deliveries = bus.within(&topic, bus.transport.join(spec.clone())).await?;
+    // A bus that closed meanwhile has drained without this member.
+    bus.check_not_closing(|| SubscribeError::Closed { topic: topic.clone() })?;
     bus.board.touch();
     let member = Arc::new(Member {
         handler,
@@ -148,14 +153,13 @@ where
         counters: Arc::default(),
         retry: spec.retry,
         handler_timeout: mode.handler_timeout,
-        bus_number: bus.peer.as_u64(),
-        board: bus.board.clone(),
+        told: Told::new(&bus),
         topic: spec.key.topic,
     });
     let counted = Counted::Group(member.counters.clone());
     let (stop, tasks) = (bus.gone.child_token(), TaskTracker::new());
     let work = work::<E, _, _>(member, deliveries, mode.concurrency, stop.clone());
-    bus.spawn(tasks.track_future(work));
+    bus.spawn(bus.busy.track_future(tasks.track_future(work)));
     Ok(Subscription::new(topic, counted, stop, tasks))
 }
 
@@ -169,8 +173,7 @@ struct Member<E: Event, F> {
     counters: Arc<Counters>,
     retry: Retry,
     handler_timeout: Option<Duration>,
-    bus_number: u64,
-    board: Arc<crate::notice::Board>,
+    told: Told,
     topic: Topic,
 }
 
@@ -193,10 +196,6 @@ async fn work<E: Event, F, Fut>(
             next = deliveries.next(), if running.len() < concurrency => {
                 let Some(delivery) = next else { break };
                 member.counters.arrived();
-                if !member.takes_one_more() {
-                    member.counters.settled(Fate::handed_back);
-                    break;
-                }
                 running.spawn(member.clone().handle(delivery));
             }
         }
@@ -218,14 +217,16 @@ where
         let Delivery { envelope, attempt, settlement, .. } = delivery;
         let (outcome, fate) = match self.open(envelope, attempt) {
             Opened::Filtered => (Outcome::Done, Fate::filtered),
+            Opened::Panicked(panic) => self.failed(Failure::new(DeadReason::Panic, panic), attempt),
             Opened::Lost(_, reason) => {
                 let dead = match reason {
                     GapReason::Version { .. } => DeadReason::Version,
                     _ => DeadReason::Undecodable,
                 };
-                self.tell(reason.clone());
+                self.tell(reason.clone()).await;
                 (Outcome::Refused(Failure::new(dead, reason.to_string())), Fate::dead_lettered)
             }
+            Opened::Message(_) if !self.takes_one_more() => (Outcome::HandBack, Fate::handed_back),
             Opened::Message(message) => self.call(message, attempt).await,
         };
         self.counters.settled(fate);
@@ -234,7 +235,7 @@ where
 
     /// Runs the handler, and says what that means for the event.
     async fn call(&self, message: Message<E>, attempt: u32) -> (Outcome, Fate) {
-        let call = run(self.bus_number, || (self.handler)(message));
+        let call = run(self.running(), || (self.handler)(message));
         let handled = match self.handler_timeout {
             None => Some(call.await),
             Some(limit) => tokio::time::timeout(limit, call).await.ok(),
@@ -251,6 +252,13 @@ where
                 ),
             ),
         };
+        self.failed(failure, attempt)
+    }
+}
+
+impl<E: Event, F> Member<E, F> {
+    /// What a failed attempt means for the event.
+    fn failed(&self, failure: Failure, attempt: u32) -> (Outcome, Fate) {
         tracing::warn!(
             topic = %self.topic, attempt, reason = %failure.reason, error = failure.text,
             "an attempt failed"
@@ -258,9 +266,12 @@ where
         let last = self.retry.after(attempt).is_none();
         (Outcome::Failed(failure), if last { Fate::dead_lettered } else { Fate::failed })
     }
-}
 
-impl<E: Event, F> Member<E, F> {
+    fn running(&self) -> Running {
+        // Whatever it waits for, the other members of the group go on.
+        Running { bus: self.told.bus, gates: 0 }
+    }
+
     fn open(&self, envelope: busway_transport::Envelope, attempt: u32) -> Opened<Message<E>> {
         match parcel::from_envelope(envelope) {
             Err(reason) => Opened::Lost(Fate::dropped_undecodable, reason),
@@ -271,18 +282,21 @@ impl<E: Event, F> Member<E, F> {
         }
     }
 
-    fn tell(&self, reason: GapReason) {
-        let gap = busway_transport::Gap::new(Some(1), reason);
-        match &self.options.on_gap {
-            Some(on_gap) => on_gap(gap),
-            None => {
-                tracing::warn!(topic = %self.topic, %gap, "a group's event is a dead letter");
-                self.board.tell(Notice::Gap { topic: self.topic.clone(), gap });
+    async fn tell(&self, reason: GapReason) {
+        let gap = Gap::new(Some(1), reason);
+        match self.options.on_gap.clone() {
+            None => self.told.gap(&self.topic.filter(), gap),
+            Some(on_gap) => {
+                run(self.running(), || async move {
+                    on_gap(gap);
+                    Ok(())
+                })
+                .await;
             }
         }
     }
 
-    /// Counts one delivery against `take`.
+    /// Counts one message against `take`.
     fn takes_one_more(&self) -> bool {
         use std::sync::atomic::Ordering::Relaxed;
         self.left.as_ref().is_none_or(|left| {

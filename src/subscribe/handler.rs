@@ -10,9 +10,9 @@ use futures::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use busway_transport::{Gap, Notice, Topic};
+use busway_transport::{Gap, Notice, PeerId, TopicFilter};
 
-use crate::bus::{Core, IN_HANDLER};
+use crate::bus::{Core, IN_HANDLER, Running};
 use crate::error::SubscribeError;
 use crate::event::Event;
 use crate::ledger::{Fate, Ledger};
@@ -65,12 +65,12 @@ pub(crate) enum Handled {
 }
 
 /// Runs one call of a handler, isolated: an error or a panic in it stops nothing else (law 11).
-pub(crate) async fn run<Fut>(bus: u64, call: impl FnOnce() -> Fut) -> Handled
+pub(crate) async fn run<Fut>(running: Running, call: impl FnOnce() -> Fut) -> Handled
 where
     Fut: Future<Output = Result<(), HandlerError>>,
 {
     // The call itself may panic as well as the future it returns.
-    let guarded = AssertUnwindSafe(IN_HANDLER.scope(bus, async { call().await }));
+    let guarded = AssertUnwindSafe(IN_HANDLER.scope(running, async { call().await }));
     match guarded.catch_unwind().await {
         Ok(Ok(())) => Handled::Ok,
         Ok(Err(error)) => Handled::Error(error.to_string()),
@@ -194,6 +194,18 @@ impl<'a> Subscribe<'a, Any, Plain> {
     {
         Starting::new(start(self, true, infallible(handler)))
     }
+
+    /// As [`for_each`](Self::for_each), with a handler that may fail.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub fn try_for_each<F, Fut>(self, handler: F) -> Starting<'a, Subscription>
+    where
+        F: Fn(<Any as Kind>::Message) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        Starting::new(start(self, true, handler))
+    }
 }
 
 /// The future of a handler that cannot fail, as one that may.
@@ -220,7 +232,7 @@ where
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
 {
     let bus = builder.endpoint.bus.clone();
-    let reader = Reader::start(builder, shared).await?;
+    let reader = Reader::start(builder, true, shared).await?;
     let topic = reader.registration.filter.to_string();
     let counted = Counted::Queue(reader.registration.queue.clone());
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -238,6 +250,9 @@ async fn work<K: Kind, F, Fut>(
     F: Fn(K::Message) -> Fut,
     Fut: Future<Output = Result<(), HandlerError>>,
 {
+    let queue = reader.registration.queue.clone();
+    // One handler at a time: while it runs, nobody empties its queue.
+    let running = Running { bus: told.bus, gates: Arc::as_ptr(&queue).addr() };
     loop {
         let next = tokio::select! {
             biased;
@@ -247,47 +262,63 @@ async fn work<K: Kind, F, Fut>(
         let topic = &reader.registration.filter;
         match next {
             None => break,
-            Some(Ok(message)) => match run(told.bus_number, || handler(message)).await {
-                Handled::Ok => reader.settle(Fate::handled),
-                Handled::Error(error) => {
-                    reader.settle(Fate::failed);
-                    tracing::warn!(%topic, %error, "a handler failed");
+            Some(Ok(message)) => {
+                match until_done(&reader, &stop, run(running, || handler(message))).await {
+                    Handled::Ok => reader.settle(Fate::handled),
+                    Handled::Error(error) => {
+                        reader.settle(Fate::failed);
+                        tracing::warn!(%topic, %error, "a handler failed");
+                    }
+                    Handled::Panic(panic) => {
+                        reader.settle(Fate::failed);
+                        tracing::error!(%topic, %panic, "a handler panicked");
+                    }
                 }
-                Handled::Panic(panic) => {
-                    reader.settle(Fate::failed);
-                    tracing::error!(%topic, %panic, "a handler panicked");
-                }
-            },
+            }
             Some(Err(gap)) => match &reader.options.on_gap {
                 Some(on_gap) => {
                     let on_gap = on_gap.clone();
-                    run(told.bus_number, || async move {
+                    run(running, || async move {
                         on_gap(gap);
                         Ok(())
                     })
                     .await;
                 }
-                None => told.gap(topic.as_topic(), topic.as_str(), gap),
+                None => told.gap(topic, gap),
             },
         }
     }
 }
 
+/// Waits for a handler that runs; told to stop meanwhile, it withdraws at once, so that a handler
+/// that is stuck holds nobody up any more.
+async fn until_done<K: Kind>(
+    reader: &Reader<K>,
+    stop: &CancellationToken,
+    call: impl Future<Output = Handled>,
+) -> Handled {
+    tokio::pin!(call);
+    tokio::select! {
+        biased;
+        handled = &mut call => return handled,
+        () = stop.cancelled() => reader.registration.end(),
+    }
+    call.await
+}
+
 /// Where a handler's task tells of losses that nobody else hears of.
 pub(crate) struct Told {
-    pub(crate) bus_number: u64,
+    pub(crate) bus: PeerId,
     board: Arc<crate::notice::Board>,
 }
 
 impl Told {
     pub(crate) fn new(bus: &Core) -> Self {
-        Self { bus_number: bus.peer.as_u64(), board: bus.board.clone() }
+        Self { bus: bus.peer, board: bus.board.clone() }
     }
 
-    pub(crate) fn gap(&self, topic: Option<Topic>, filter: &str, gap: Gap) {
-        tracing::warn!(topic = filter, %gap, "a subscription lost events");
-        if let Some(topic) = topic {
-            self.board.tell(Notice::Gap { topic, gap });
-        }
+    pub(crate) fn gap(&self, filter: &TopicFilter, gap: Gap) {
+        tracing::warn!(topic = %filter, %gap, "a subscription lost events");
+        self.board.tell(Notice::Gap { filter: filter.clone(), gap });
     }
 }

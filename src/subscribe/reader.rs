@@ -11,6 +11,7 @@ use crate::ledger::Fate;
 use crate::parcel::Parcel;
 use crate::router::queue::{Item, Overflow, Queue};
 use crate::subscribe::builder::{Options, Subscribe};
+use crate::subscribe::handler::panic_text;
 use crate::subscribe::kind::{Carried, Kind};
 
 /// The registration of a queue with its bus; dropping it ends the subscription.
@@ -18,6 +19,7 @@ pub(crate) struct Registration {
     bus: Weak<Core>,
     pub(crate) filter: TopicFilter,
     pub(crate) queue: Arc<Queue>,
+    capacity: usize,
     shared: bool,
 }
 
@@ -31,8 +33,8 @@ impl Registration {
         shared: bool,
     ) -> Result<Self, SubscribeError> {
         let topic = filter.to_string();
-        bus.check_open(|| SubscribeError::Closed { topic: topic.clone() })?;
-        let this = Self { bus: Arc::downgrade(bus), filter, queue, shared };
+        bus.check_not_closing(|| SubscribeError::Closed { topic: topic.clone() })?;
+        let this = Self { bus: Arc::downgrade(bus), filter, queue, capacity, shared };
         bus.router.add(&this.filter, &this.queue);
         if shared {
             let attach = bus.intakes.attach(&this.filter, &this.queue, capacity);
@@ -40,7 +42,7 @@ impl Registration {
         }
         bus.board.touch();
         // A bus that closed meanwhile has drained without this one.
-        bus.check_open(|| SubscribeError::Closed { topic })?;
+        bus.check_not_closing(|| SubscribeError::Closed { topic })?;
         Ok(this)
     }
 }
@@ -53,11 +55,11 @@ impl Drop for Registration {
 
 impl Registration {
     /// Ends the subscription; what is still in its queue is dropped and counted.
-    fn end(&self) {
+    pub(crate) fn end(&self) {
         if let Some(bus) = self.bus.upgrade() {
             bus.router.remove(&self.filter, &self.queue);
             if self.shared {
-                bus.intakes.detach(&self.filter, &self.queue);
+                bus.intakes.detach(&self.filter, &self.queue, self.capacity);
             }
             bus.board.touch();
         }
@@ -79,19 +81,23 @@ pub(crate) struct Reader<K: Kind> {
 pub(crate) enum Opened<M> {
     Message(M),
     Filtered,
+    /// The subscription's filter panicked.
+    Panicked(String),
     Lost(Fate, GapReason),
 }
 
 impl<K: Kind> Reader<K> {
-    /// Makes a subscription live. `shared` says whether peers are asked for its events too.
+    /// Makes a subscription live. `handled` says whether a handler reads it, `shared` whether peers
+    /// are asked for its events too.
     pub(crate) async fn start<M>(
         mut builder: Subscribe<'_, K, M>,
+        handled: bool,
         shared: bool,
     ) -> Result<Self, SubscribeError> {
         let scope = builder.scope()?;
         let capacity = builder.capacity_or_default();
         let (endpoint, options) = (builder.endpoint, builder.options);
-        let queue = Queue::new(endpoint.name.clone(), capacity, options.overflow);
+        let queue = Queue::new(endpoint.name.clone(), handled, capacity, options.overflow);
         let inbound = match options.overflow {
             // What a transport holds for a subscription that wants only the newest is stale.
             Overflow::Latest => 1,
@@ -109,12 +115,15 @@ impl<K: Kind> Reader<K> {
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<K::Message, Gap>>> {
-        // Passing over many events must not keep the task from others.
+        // A queue that never runs empty must not keep its task's thread from others.
+        let budget = ready!(tokio::task::coop::poll_proceed(context));
         for _ in 0..256 {
             if self.left == Some(0) {
                 return Poll::Ready(None);
             }
-            let parcel = match ready!(self.registration.queue.poll_next(context)) {
+            let item = ready!(self.registration.queue.poll_next(context));
+            budget.made_progress();
+            let parcel = match item {
                 None => return Poll::Ready(None),
                 Some(Item::Gap(gap)) => return Poll::Ready(Some(Err(gap))),
                 Some(Item::Event(parcel)) => parcel,
@@ -130,6 +139,12 @@ impl<K: Kind> Reader<K> {
                     return Poll::Ready(Some(Ok(message)));
                 }
                 Opened::Filtered => self.settle(Fate::filtered),
+                Opened::Panicked(panic) => {
+                    self.settle(Fate::failed);
+                    tracing::error!(
+                        topic = %self.registration.filter, panic, "a subscription's filter panicked"
+                    );
+                }
                 Opened::Lost(fate, reason) => {
                     self.settle(fate);
                     return Poll::Ready(Some(Err(Gap::new(Some(1), reason))));
@@ -149,8 +164,7 @@ impl<K: Kind> Reader<K> {
     }
 }
 
-/// Opens a parcel for a subscriber, or says why not. A predicate that panics lets nothing
-/// through.
+/// Opens a parcel for a subscriber, or says why not.
 pub(crate) fn open<K: Kind>(
     parcel: &Arc<dyn Parcel>,
     attempt: u32,
@@ -169,12 +183,11 @@ pub(crate) fn open<K: Kind>(
         }
         Err(reason) => return Opened::Lost(Fate::dropped_undecodable, reason),
     };
-    let wanted = options.predicate.as_ref().is_none_or(|predicate| {
-        let looked = std::panic::AssertUnwindSafe(|| predicate(K::view(&message)));
-        std::panic::catch_unwind(looked).unwrap_or_else(|_| {
-            tracing::error!(topic = %parcel.meta().topic, "a subscription's filter panicked");
-            false
-        })
-    });
-    if wanted { Opened::Message(message) } else { Opened::Filtered }
+    let Some(predicate) = &options.predicate else { return Opened::Message(message) };
+    let looking = std::panic::AssertUnwindSafe(|| predicate(K::view(&message)));
+    match std::panic::catch_unwind(looking) {
+        Ok(true) => Opened::Message(message),
+        Ok(false) => Opened::Filtered,
+        Err(panic) => Opened::Panicked(panic_text(&*panic)),
+    }
 }

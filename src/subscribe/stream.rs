@@ -27,6 +27,7 @@ pub struct Pull(());
 ///
 /// # Cancel safety
 /// `next` may be dropped at any time: nothing is lost.
+#[must_use = "dropping a stream unsubscribes"]
 pub struct EventStream<K: Kind> {
     reader: Reader<K>,
     ended: bool,
@@ -92,7 +93,7 @@ async fn open<K: Kind>(
     builder: Subscribe<'_, K, Pull>,
     shared: bool,
 ) -> Result<EventStream<K>, SubscribeError> {
-    Ok(EventStream { reader: Reader::start(builder, shared).await?, ended: false })
+    Ok(EventStream { reader: Reader::start(builder, false, shared).await?, ended: false })
 }
 
 impl<'a, E: Event> IntoFuture for Subscribe<'a, E, Pull> {

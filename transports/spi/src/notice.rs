@@ -1,7 +1,7 @@
 //! What a transport tells its bus unasked.
 
 use crate::presence::{Peer, Status};
-use crate::{Gap, GroupKey, PeerId, Topic};
+use crate::{Gap, GroupKey, PeerId, Topic, TopicFilter};
 
 /// The bus, as its transport sees it. Calls must not block.
 pub trait Host: Send + Sync + 'static {
@@ -23,8 +23,8 @@ pub enum Notice {
     Status(Status),
     /// A subscription lost events, and has no handler of its own for that.
     Gap {
-        /// Which events.
-        topic: Topic,
+        /// Which events it is subscribed to.
+        filter: TopicFilter,
         /// What was lost.
         gap: Gap,
     },

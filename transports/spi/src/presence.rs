@@ -31,6 +31,7 @@ impl Peer {
 
 /// Whether anybody out there is interested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Interest {
     /// Somebody is.
     Yes,

@@ -198,8 +198,8 @@ pub trait Transport: Send + Sync + 'static {
         request: OutgoingRequest,
     ) -> impl Future<Output = Result<Reply, TransportError>> + Send;
 
-    /// Waits until everything that this bus committed has been confirmed, and its group work
-    /// settled by whoever is there to do it.
+    /// Waits until everything that this bus committed has been confirmed; and, where no broker
+    /// holds it, until its group work has been settled by whoever is there to do it.
     ///
     /// # Errors
     /// [`TransportError::TimedOut`] when the deadline passed first.
