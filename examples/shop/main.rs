@@ -140,7 +140,7 @@ async fn tell(mut notices: Notices) {
         match notice {
             Notice::Status(Status::Closed) => {}
             Notice::Status(status) => eprintln!("shop: the bus is {status}"),
-            Notice::Gap { topic, gap } => eprintln!("shop: {topic}: {gap}"),
+            Notice::Gap { filter, gap } => eprintln!("shop: {filter}: {gap}"),
             Notice::DeadLettered(group) => eprintln!("shop: a dead letter of {group}"),
             Notice::GroupLost { group, missed } => {
                 eprintln!("shop: {missed} events for {group} are lost");

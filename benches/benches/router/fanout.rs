@@ -1,0 +1,184 @@
+//! Events from some publishers to each of some subscribers, without loss.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Barrier;
+use tokio::task::JoinHandle;
+
+use busway_benches::Sample;
+
+/// How many events wait at most for one subscriber.
+pub(crate) const CAPACITY: usize = 1024;
+
+/// What everyone carries: 32 bytes behind an `Arc`.
+pub(crate) type Payload = Arc<[u64; 4]>;
+
+/// Payloads made beforehand, of which events take clones in turn. A new one for each event would
+/// measure the allocator: 70 to 90 ns for everyone, as memory would go from core to core. There
+/// are more than can be on their way, so that nobody still holds the one whose turn it is.
+struct Payloads(Vec<Payload>);
+
+impl Payloads {
+    const COUNT: u64 = 4 * CAPACITY as u64;
+
+    fn new() -> Self {
+        Self((0..Self::COUNT).map(|number| Arc::new([number; 4])).collect())
+    }
+
+    fn of(&self, event: u64) -> Payload {
+        self.0[(event % Self::COUNT) as usize].clone()
+    }
+
+    /// The sum of the first words of so many events.
+    fn sum(events: u64) -> u64 {
+        events / Self::COUNT * sum(Self::COUNT) + sum(events % Self::COUNT)
+    }
+}
+
+/// A way to get events from some to many.
+pub(crate) trait Fanout: 'static {
+    type Publisher: Publisher;
+    type Subscriber: Subscriber;
+
+    /// Everything subscribed, and nothing published.
+    fn open(shape: Shape) -> impl Future<Output = Ends<Self>> + Send;
+}
+
+/// All publishers and all subscribers.
+pub(crate) type Ends<F> = (Vec<<F as Fanout>::Publisher>, Vec<<F as Fanout>::Subscriber>);
+
+pub(crate) trait Publisher: Send + 'static {
+    /// Waits for room.
+    fn publish(&mut self, payload: Payload) -> impl Future<Output = ()> + Send;
+}
+
+pub(crate) trait Subscriber: Send + 'static {
+    /// Takes the next event, looks at it, and drops it.
+    fn next(&mut self) -> impl Future<Output = u64> + Send;
+}
+
+/// How many publish, and how many subscribe.
+#[derive(Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+}
+
+/// Publishes `length` events in all, as fast as they go. The rate is that of deliveries.
+pub(crate) async fn stream<F: Fanout>(shape: Shape, length: u64) -> Sample {
+    let each = length.div_ceil(shape.from as u64);
+    let events = each * shape.from as u64;
+    let (publishers, subscribers) = F::open(shape).await;
+    let start = Start::of(shape.from);
+    let read = |subscriber| tokio::spawn(read(subscriber, events));
+    let reading: Vec<_> = subscribers.into_iter().map(read).collect();
+    let write = |publisher| tokio::spawn(write(publisher, each, start.clone()));
+    let writing: Vec<_> = publishers.into_iter().map(write).collect();
+    let read = join(reading).await;
+    // Publishers live as long as there is something to read.
+    drop(join(writing).await);
+    let took = start.until_last(&read);
+    check(&read, shape.from as u64 * Payloads::sum(each));
+    Sample::rate(events * shape.to as u64, took)
+}
+
+async fn write<P: Publisher>(mut publisher: P, events: u64, start: Arc<Start>) -> P {
+    let payloads = Payloads::new();
+    start.together().await;
+    for event in 0..events {
+        publisher.publish(payloads.of(event)).await;
+    }
+    publisher
+}
+
+async fn read(mut subscriber: impl Subscriber, events: u64) -> Done {
+    let mut sum = 0;
+    for _ in 0..events {
+        sum += subscriber.next().await;
+    }
+    Done { sum, at: Instant::now() }
+}
+
+/// Sends each event there and back, so that every one finds its subscriber parked. The rate is
+/// that of deliveries: two each.
+pub(crate) async fn lock_step<F: Fanout>(length: u64) -> Sample {
+    let (mut there, mut here) = (open_one::<F>().await, open_one::<F>().await);
+    let (payloads, echoes) = (Payloads::new(), Payloads::new());
+    let echo = tokio::spawn(async move {
+        for _ in 0..length {
+            let number = there.1.next().await;
+            here.0.publish(echoes.of(number)).await;
+        }
+        (there.1, here.0)
+    });
+    let asking = tokio::spawn(async move {
+        let (mut sum, began) = (0, Instant::now());
+        for event in 0..length {
+            there.0.publish(payloads.of(event)).await;
+            sum += here.1.next().await;
+        }
+        (Done { sum, at: Instant::now() }, began, (there.0, here.1))
+    });
+    let (done, began, _open) = asking.await.expect("no panic");
+    drop(echo.await.expect("no panic"));
+    check(std::slice::from_ref(&done), Payloads::sum(length));
+    Sample::rate(2 * length, done.at - began)
+}
+
+async fn open_one<F: Fanout>() -> (F::Publisher, F::Subscriber) {
+    let (mut publishers, mut subscribers) = F::open(Shape { from: 1, to: 1 }).await;
+    let one = "one was asked for";
+    (publishers.pop().expect(one), subscribers.pop().expect(one))
+}
+
+/// Lets tasks start together, and knows when: the first to start looks at the clock. A task that
+/// only watches would wait until one of the busy ones makes room for it.
+pub(crate) struct Start {
+    barrier: Barrier,
+    began: OnceLock<Instant>,
+}
+
+impl Start {
+    pub(crate) fn of(tasks: usize) -> Arc<Self> {
+        Arc::new(Self { barrier: Barrier::new(tasks), began: OnceLock::new() })
+    }
+
+    pub(crate) async fn together(&self) {
+        self.barrier.wait().await;
+        self.began.get_or_init(Instant::now);
+    }
+
+    /// The time until the last was done.
+    pub(crate) fn until_last(&self, done: &[Done]) -> Duration {
+        let began = self.began.get().expect("started");
+        done.iter().map(|done| done.at - *began).max().expect("somebody")
+    }
+}
+
+/// The sum of the numbers that somebody got, and when it had the last.
+pub(crate) struct Done {
+    pub(crate) sum: u64,
+    pub(crate) at: Instant,
+}
+
+pub(crate) async fn join<T>(tasks: Vec<JoinHandle<T>>) -> Vec<T> {
+    let mut outcomes = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        outcomes.push(task.await.expect("no panic"));
+    }
+    outcomes
+}
+
+/// The sum of the numbers below `count`.
+pub(crate) fn sum(count: u64) -> u64 {
+    count * count.saturating_sub(1) / 2
+}
+
+/// Nobody is compared who loses something.
+pub(crate) fn check(done: &[Done], expected: u64) {
+    for Done { sum, .. } in done {
+        assert_eq!(*sum, expected, "something was lost");
+    }
+}

@@ -1,0 +1,66 @@
+//! The router against channels: events to many in one process, and requests.
+
+mod busway;
+mod each;
+mod fanout;
+mod request;
+mod shared;
+
+use busway_benches::{Case, Options, Sample, US};
+
+use crate::busway::Busway;
+use crate::each::{Crossfire, Each, Flume, Kanal, TokioMpsc};
+use crate::fanout::{Fanout, Shape};
+use crate::request::{MpscOneshot, Service};
+use crate::shared::{AsyncBroadcast, TokioBroadcast};
+
+fn main() {
+    // Its README asks for this; it matters where there are few cores.
+    crossfire::detect_backoff_cfg();
+    let items = [(1, 1), (1, 4), (1, 16), (1, 64), (4, 4)];
+    let mut cases: Vec<Case> = items.map(|(from, to)| item(Shape { from, to })).into();
+    cases.push(parked());
+    cases.extend([1, 32].map(request));
+    busway_benches::bench("router", &Options::from_arguments(), cases);
+}
+
+/// Everyone who takes events to many, busway first.
+macro_rules! everyone {
+    ($case:expr, $run:ident $(, $argument:expr)?) => {
+        $case
+            .add(US, $run::<Busway>($($argument)?))
+            .add("async-broadcast", $run::<AsyncBroadcast>($($argument)?))
+            .add("tokio-broadcast", $run::<TokioBroadcast>($($argument)?))
+            .add("tokio-mpsc", $run::<Each<TokioMpsc>>($($argument)?))
+            .add("kanal", $run::<Each<Kanal>>($($argument)?))
+            .add("crossfire", $run::<Each<Crossfire>>($($argument)?))
+            .add("flume", $run::<Each<Flume>>($($argument)?))
+    };
+}
+
+fn item(shape: Shape) -> Case {
+    let Shape { from, to } = shape;
+    everyone!(Case::new(format!("item/{from}x{to}")), stream, shape)
+}
+
+fn stream<F: Fanout>(shape: Shape) -> impl Fn(u64) -> Sample {
+    move |length| busway_benches::on_runtime(fanout::stream::<F>(shape, length))
+}
+
+fn parked() -> Case {
+    everyone!(Case::new("parked/1x1"), lock_step)
+}
+
+fn lock_step<F: Fanout>() -> impl Fn(u64) -> Sample {
+    |length| busway_benches::on_runtime(fanout::lock_step::<F>(length))
+}
+
+fn request(callers: u64) -> Case {
+    Case::new(format!("request/{callers}"))
+        .add(US, ask::<Busway>(callers))
+        .add("mpsc-oneshot", ask::<MpscOneshot>(callers))
+}
+
+fn ask<S: Service>(callers: u64) -> impl Fn(u64) -> Sample {
+    move |length| busway_benches::on_runtime(request::ask::<S>(callers, length))
+}
