@@ -133,9 +133,26 @@ impl State {
         self.changed(peer);
     }
 
+    /// The members of a bus that goes without having left: they died, and their groups are held.
+    fn lose_members(&mut self, peer: PeerId) {
+        let members: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.peer == peer)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in members {
+            self.members.remove(&id);
+            for bus in self.buses.values_mut() {
+                bus.engine.lost(id, crate::groups::now());
+            }
+        }
+    }
+
     /// Lets a bus go, with the work it still held.
     pub(crate) fn exit(&mut self, peer: PeerId) {
         let Some(was) = self.peer(peer) else { return };
+        self.lose_members(peer);
         self.withdraw(peer);
         if let Some(mut bus) = self.buses.remove(&peer) {
             for (group, missed) in bus.engine.clear() {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use busway_groups::Reservation;
 use busway_transport::{
-    Arrival, Commit, Envelope, Party, PeerId, Permit, Receipt, Route, SubscriptionId,
+    Arrival, Commit, Envelope, Name, Party, PeerId, Permit, Receipt, Route, SubscriptionId,
     TransportError,
 };
 
@@ -19,7 +19,9 @@ use crate::hub::{Hub, State};
 /// Room for one event in every interest and group that takes it.
 #[derive(Debug)]
 pub struct MemoryPermit {
-    rooms: Vec<(Party, mpsc::OwnedPermit<Arrival>)>,
+    rooms: Vec<mpsc::OwnedPermit<Arrival>>,
+    /// Who has that room: every endpoint of an interest.
+    parties: Vec<Party>,
     backlog: Backlog,
 }
 
@@ -56,15 +58,20 @@ pub(crate) fn reserve(
     route: &Route,
 ) -> Result<MemoryPermit, Blocked> {
     hub.with(|state| {
-        let mut rooms = Vec::new();
+        let (mut rooms, mut parties) = (Vec::new(), Vec::new());
         for (at, interest, queue) in state.interested(peer, route) {
-            let endpoint = route.to.as_ref().or(interest.endpoints.first());
-            let Some(endpoint) = endpoint.cloned() else { continue };
-            let party = Party::remote(endpoint, at);
+            let addressed = |endpoint: &&Name| route.to.as_ref().is_none_or(|to| to == *endpoint);
+            let endpoints = interest.endpoints.iter().filter(addressed);
+            let mut takers =
+                endpoints.map(|endpoint| Party::remote(endpoint.clone(), at)).peekable();
+            let Some(first) = takers.peek().cloned() else { continue };
             match queue.clone().try_reserve_owned() {
-                Ok(room) => rooms.push((party, room)),
+                Ok(room) => {
+                    rooms.push(room);
+                    parties.extend(takers);
+                }
                 Err(mpsc::error::TrySendError::Full(queue)) => {
-                    return Err(Blocked::Interest(party, queue));
+                    return Err(Blocked::Interest(first, queue));
                 }
                 // Its reader has gone; the interest goes any moment.
                 Err(mpsc::error::TrySendError::Closed(_)) => {}
@@ -73,7 +80,7 @@ pub(crate) fn reserve(
         let bus = state.buses.get_mut(&peer).ok_or(Blocked::Closed)?;
         let reservation = bus.engine.try_reserve(route).map_err(Blocked::Group)?;
         let backlog = Backlog { hub: hub.clone(), peer, reservation: Some(reservation) };
-        Ok(MemoryPermit { rooms, backlog })
+        Ok(MemoryPermit { rooms, parties, backlog })
     })
 }
 
@@ -88,10 +95,10 @@ impl Permit for MemoryPermit {
             groups::drive(hub, state, *peer);
             committed.unwrap_or_default()
         });
-        for (party, room) in self.rooms {
+        for room in self.rooms {
             room.send(Arrival::Event(envelope.clone()));
-            parties.push(party);
         }
+        parties.append(&mut self.parties);
         Commit::Done(Receipt::exact(parties))
     }
 }
