@@ -78,8 +78,9 @@ pub(crate) async fn options_choose_what_arrives(world: World) -> Done {
         let mut two = at.open(at.stream::<Counted>().take(2)).await?;
         let mut both =
             at.open(at.stream::<Counted>().from("a").filter(|event| event.n > 2).take(1)).await?;
-        // One after the other, so that their order is known everywhere.
-        let mut order = at.inbox::<Counted>().await?;
+        // One after the other, so that their order is known everywhere; with the same options as
+        // those above, so that it is served with them and after them.
+        let mut order = at.open(at.stream::<Counted>()).await?;
         for n in 0..5 {
             let who = if n % 2 == 0 { &a } else { &b };
             world.publish(who.publish(Counted { n })).await?;
