@@ -306,6 +306,15 @@ mod tests {
         assert!(error.to_string().ends_with("did you mean \"BUSWAY_REQUEST_TIMEOUT\"?"), "{error}");
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_text_shows_no_secret() {
+        use std::os::unix::ffi::OsStringExt;
+        let value = OsString::from_vec(b"amqp://a:secret\xff@b".to_vec());
+        let error = Config::from_environment([("BUSWAY_TRANSPORT".into(), value)]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+    }
+
     #[test]
     fn a_wrong_value_says_what_to_write_and_shows_no_secret() {
         let error = toml("capacity = 0").unwrap_err();

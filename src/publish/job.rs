@@ -185,9 +185,7 @@ impl<E: Event> Job<E> {
                 match permit.commit(envelope) {
                     Commit::Done(receipt) => (Some(receipt), None),
                     Commit::Pending(pending) => {
-                        let mut unknown = busway_transport::Receipt::somebody(true);
-                        unknown.reached = 0;
-                        (Some(unknown), Some(pending))
+                        (Some(busway_transport::Receipt::unknown()), Some(pending))
                     }
                 }
             }

@@ -123,7 +123,8 @@ impl Responder {
     /// Withdraws the responder, and waits for the requests that it is answering.
     ///
     /// # Cancel safety
-    /// Once polled, the responder is withdrawn also when this is dropped.
+    /// Once polled, no call from this process finds the responder any more, and peers are told
+    /// soon after, also when this is dropped.
     pub async fn unregister(self) {
         (self.remove)();
         self.stop.cancel();

@@ -5,6 +5,9 @@
 
 mod close;
 mod events;
+mod fake;
+mod groups;
+mod intake;
 mod overflow;
 mod publish;
 mod requests;

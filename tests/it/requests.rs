@@ -1,13 +1,13 @@
 //! Requests inside one bus: in place, and what happens when they suspend.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway::{Bus, RequestError};
 use futures::FutureExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
-use crate::events::{Double, watched};
+use crate::events::{Double, until, watched};
 
 #[tokio::test]
 async fn a_handler_that_does_not_suspend_answers_in_the_callers_first_poll() {
@@ -148,6 +148,111 @@ async fn a_limit_on_concurrency_holds_for_calls_in_place() {
         go.notify_one();
         assert_eq!(first.await.unwrap(), 2);
         assert_eq!(second.await.unwrap(), 4);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_responder_that_is_unregistered_is_asked_no_more() {
+    watched(async {
+        let here = Bus::connect("memory:unregistered").await.unwrap();
+        let there = Bus::connect("memory:unregistered").await.unwrap();
+        let (a, b) = (here.endpoint("a").unwrap(), there.endpoint("b").unwrap());
+        let started = Arc::new(Notify::new());
+        let told = started.clone();
+        let responder = a
+            .respond::<Double>()
+            .concurrency(1)
+            .with(move |_| {
+                told.notify_one();
+                std::future::pending()
+            })
+            .await
+            .unwrap();
+        let mut first = b.request(Double(1));
+        let mut second = b.request(Double(2));
+        assert!((&mut first).now_or_never().is_none());
+        started.notified().await;
+        assert!((&mut second).now_or_never().is_none());
+        // Gives the responder the chance to take it, and to wait for its turn with it.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert!(responder.unregister().now_or_never().is_none(), "it waits for the first");
+        // The one that waited for its turn is told; then nobody finds the responder any more.
+        let outcome = second.await;
+        assert!(matches!(outcome, Err(RequestError::Disconnected { .. })), "{outcome:?}");
+        for asker in [&a, &b] {
+            let outcome = asker.request(Double(3)).await;
+            assert!(matches!(outcome, Err(RequestError::NoResponder { .. })), "{outcome:?}");
+        }
+        assert!((&mut first).now_or_never().is_none(), "it is still being answered");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_whose_caller_has_gone_before_its_turn_is_not_run() {
+    watched(async {
+        let here = Bus::connect("memory:gone").await.unwrap();
+        let there = Bus::connect("memory:gone").await.unwrap();
+        let (a, b) = (here.endpoint("a").unwrap(), there.endpoint("b").unwrap());
+        let (ran, go) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
+        let (log, gate) = (ran.clone(), go.clone());
+        a.respond::<Double>()
+            .concurrency(1)
+            .with(move |ask| {
+                log.lock().unwrap().push(ask.0);
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok(ask.0 * 2)
+                }
+            })
+            .await
+            .unwrap();
+        for asker in [&b, &a] {
+            let mut first = asker.request(Double(1));
+            assert!((&mut first).now_or_never().is_none());
+            until(|| *ran.lock().unwrap() == [1]).await;
+            let mut second = asker.request(Double(2));
+            assert!((&mut second).now_or_never().is_none());
+            tokio::task::yield_now().await;
+            drop(second);
+            go.add_permits(2);
+            assert_eq!(first.await.unwrap(), 2);
+            assert_eq!(asker.request(Double(3)).await.unwrap(), 6);
+            assert_eq!(std::mem::take(&mut *ran.lock().unwrap()), [1, 3]);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_that_has_expired_is_not_run() {
+    let bus = Bus::private().await.unwrap();
+    let a = bus.endpoint("a").unwrap();
+    a.respond::<Double>().with(|_| async { panic!("it was run") }).await.unwrap();
+    let outcome = a.request(Double(1)).timeout(Duration::ZERO).await;
+    assert!(matches!(outcome, Err(RequestError::TimedOut { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_request_and_its_responder_may_ask_for_more_than_there_can_be() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let outcome = a.request(Double(1)).timeout(Duration::MAX).await;
+        assert!(matches!(outcome, Err(RequestError::NoResponder { .. })), "{outcome:?}");
+        a.respond::<Double>()
+            .concurrency(usize::MAX)
+            .with(|ask| async move {
+                tokio::task::yield_now().await;
+                Ok(ask.0 * 2)
+            })
+            .await
+            .unwrap();
+        assert_eq!(a.request(Double(4)).timeout(Duration::MAX).await.unwrap(), 8);
     })
     .await;
 }

@@ -4,8 +4,9 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
 use busway::{Bus, Gap, GapReason, HandlerError, SubscribeError};
+use futures::FutureExt;
 
-use crate::events::{AlsoNumbered, Named, Numbered, Redrawn, watched};
+use crate::events::{AlsoNumbered, Named, Numbered, Redrawn, Superstitious, until, watched};
 
 #[tokio::test]
 async fn options_choose_what_arrives() {
@@ -147,4 +148,81 @@ async fn unsubscribing_accounts_for_what_was_still_waiting() {
         assert!(!a.is_subscribed::<Numbered>());
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_decoder_that_panics_loses_one_event_and_ends_nothing() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let subscription = a.subscribe::<Superstitious>().for_each(|_| async {}).await.unwrap();
+        let mut stream = a.stream::<Superstitious>().await.unwrap();
+        for n in [13, 14] {
+            a.publish(Numbered(n)).await.unwrap();
+        }
+        let gap = stream.next().await.unwrap().unwrap_err();
+        assert!(matches!(gap.reason, GapReason::Undecodable { .. }), "{gap}");
+        assert_eq!(stream.next().await.unwrap().unwrap().0, 14);
+        bus.close().await.unwrap();
+        let ledger = subscription.ledger();
+        assert_eq!((ledger.dropped_undecodable, ledger.handled), (1, 1), "{ledger:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_on_gap_that_panics_ends_nothing() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let subscription = a
+            .subscribe::<Named>()
+            .on_gap(|gap| panic!("on_gap panics: {gap}"))
+            .for_each(|_| async {})
+            .await
+            .unwrap();
+        a.publish(Numbered(1)).await.unwrap();
+        a.publish(Named { name: "x".into() }).await.unwrap();
+        bus.close().await.unwrap();
+        let ledger = subscription.ledger();
+        assert_eq!((ledger.dropped_undecodable, ledger.handled), (1, 1), "{ledger:?}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stuck_handler_is_in_nobodys_way_after_its_subscription_was_withdrawn() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let (started, mut starts) = tokio::sync::mpsc::unbounded_channel();
+        let stuck = a
+            .subscribe::<Numbered>()
+            .capacity(1)
+            .for_each(move |_| {
+                started.send(()).unwrap();
+                std::future::pending()
+            })
+            .await
+            .unwrap();
+        a.publish(Numbered(1)).await.unwrap();
+        starts.recv().await.unwrap();
+        a.publish(Numbered(2)).await.unwrap();
+        let waiting = a.clone();
+        let waiting = tokio::spawn(async move { waiting.publish(Numbered(3)).await.map(|_| ()) });
+        assert!(stuck.unsubscribe().now_or_never().is_none(), "it waits for the handler");
+        waiting.await.unwrap().unwrap();
+        until(|| !a.is_subscribed::<Numbered>()).await;
+        assert_eq!(a.publish(Numbered(4)).await.unwrap().reached(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_queue_may_be_as_large_as_it_likes() {
+    let bus = Bus::private().await.unwrap();
+    let a = bus.endpoint("a").unwrap();
+    let mut stream = a.stream::<Numbered>().capacity(usize::MAX).await.unwrap();
+    a.publish(Numbered(1)).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap().0, 1);
 }

@@ -37,8 +37,7 @@ pub(crate) async fn join(
         spec: Arc::new(spec),
         shared: shared.clone(),
     };
-    let registration = Registration::group(&shared.presence, member.spec.key.clone());
-    let stream = served::serve(shared, member, registration).await?;
+    let stream = served::serve(shared, member).await?;
     shared.told().await?;
     Ok(stream)
 }
@@ -57,6 +56,10 @@ impl Work for Member {
 
     fn stands(&self) -> Vec<Stand> {
         vec![self.stand.clone()]
+    }
+
+    fn register(&self) -> Registration {
+        Registration::group(&self.shared.presence, self.spec.key.clone())
     }
 
     fn prefetch(&self) -> u16 {

@@ -50,12 +50,6 @@ pub(crate) async fn subscribe(
     let (out, mut arrivals) = mpsc::channel(prefetch.min(ACK_EVERY));
     let (updates_to, updates) = mpsc::channel(1);
     let (ready, is_ready) = oneshot::channel();
-    let registration = Registration::interest(
-        &shared.presence,
-        id,
-        interest.filter.clone(),
-        interest.endpoints.clone(),
-    );
     open.insert(id, updates_to);
     let worker = Plain {
         shared: shared.clone(),
@@ -63,7 +57,7 @@ pub(crate) async fn subscribe(
         prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
         endpoints: interest.endpoints.clone(),
         interest,
-        place: Some((shared.consumers.count(), registration)),
+        place: Some((shared.consumers.count(), None)),
         out,
         updates,
         owed: Vec::new(),
@@ -111,8 +105,9 @@ struct Plain {
     interest: PlainInterest,
     prefetch: u16,
     endpoints: BTreeSet<Name>,
-    /// Among the open consumers and with the peers: goes when it leaves.
-    place: Option<(Counted, Registration)>,
+    /// Among the open consumers; and with the peers, from when its queue was bound for the first
+    /// time: they count on it. Goes when it leaves.
+    place: Option<(Counted, Option<Registration>)>,
     out: mpsc::Sender<Arrival>,
     updates: mpsc::Receiver<Update>,
     /// Updates to answer once the next binding stands.
@@ -155,6 +150,14 @@ impl Plain {
                     delays = backoff();
                     for owed in self.owed.drain(..) {
                         let _ = owed.send(Ok(()));
+                    }
+                    if let Some((_, registration @ None)) = &mut self.place {
+                        *registration = Some(Registration::interest(
+                            &self.shared.presence,
+                            self.interest.id,
+                            self.interest.filter.clone(),
+                            self.endpoints.clone(),
+                        ));
                     }
                     if let Some(ready) = self.ready.take() {
                         let _ = ready.send(Ok(()));

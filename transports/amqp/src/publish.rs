@@ -353,7 +353,11 @@ impl Worker {
                 }
                 Ok(Receipt::somebody(false))
             }
-            Confirmation::Ack(_) | Confirmation::NotRequested => Ok(Receipt::somebody(true)),
+            Confirmation::Ack(_) | Confirmation::NotRequested if job.out.mandatory => {
+                Ok(Receipt::somebody(true))
+            }
+            // The broker confirms what it could route to nobody, too.
+            Confirmation::Ack(_) | Confirmation::NotRequested => Ok(Receipt::unknown()),
         };
         self.end(number, answer);
     }

@@ -32,10 +32,7 @@ pub(crate) async fn respond(
         spec: Arc::new(spec),
         shared: shared.clone(),
     };
-    let spec = responder.spec.clone();
-    let registration =
-        Registration::responder(&shared.presence, spec.topic.clone(), spec.endpoint.clone());
-    let stream = served::serve(shared, responder, registration).await?;
+    let stream = served::serve(shared, responder).await?;
     shared.told().await?;
     Ok(stream)
 }
@@ -54,6 +51,11 @@ impl Work for Responder {
 
     fn stands(&self) -> Vec<Stand> {
         vec![self.any.clone(), self.own.clone()]
+    }
+
+    fn register(&self) -> Registration {
+        let (topic, endpoint) = (self.spec.topic.clone(), self.spec.endpoint.clone());
+        Registration::responder(&self.shared.presence, topic, endpoint)
     }
 
     fn prefetch(&self) -> u16 {

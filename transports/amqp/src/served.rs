@@ -48,6 +48,8 @@ pub(crate) trait Work: Send + 'static {
 
     /// What has to be declared; each of the queues is consumed.
     fn stands(&self) -> Vec<Stand>;
+    /// Lets the peers know of it.
+    fn register(&self) -> Registration;
     /// How many are held at once, per queue.
     fn prefetch(&self) -> u16;
     /// Makes the stream's item, or answers at once.
@@ -76,7 +78,6 @@ impl<V> Answer<V> {
 pub(crate) async fn serve<W: Work>(
     shared: &Arc<Shared>,
     work: W,
-    registration: Registration,
 ) -> Result<BoxStream<'static, W::Item>, TransportError> {
     let capacity = usize::from(work.prefetch()) * work.stands().len();
     let (out, mut items) = mpsc::channel::<(Acker, W::Item)>(capacity);
@@ -87,11 +88,7 @@ pub(crate) async fn serve<W: Work>(
     let worker = Served {
         shared: shared.clone(),
         work,
-        place: Some(Place {
-            out,
-            _consumer: shared.consumers.count(),
-            _registration: registration,
-        }),
+        place: Some(Place { out, _consumer: shared.consumers.count(), registration: None }),
         verdict_to,
         verdicts,
         ready: Some(ready),
@@ -123,8 +120,8 @@ struct Place<T> {
     out: mpsc::Sender<(Acker, T)>,
     /// Among the open consumers.
     _consumer: Counted,
-    /// With the peers.
-    _registration: Registration,
+    /// With the peers, from when its queues stood for the first time: they count on it.
+    registration: Option<Registration>,
 }
 
 struct Served<W: Work> {
@@ -159,6 +156,9 @@ impl<W: Work> Served<W> {
             match self.open(&connection).await {
                 Ok((channel, tags, deliveries)) => {
                     delays = backoff();
+                    if let Some(Place { registration: registration @ None, .. }) = &mut self.place {
+                        *registration = Some(self.work.register());
+                    }
                     if let Some(ready) = self.ready.take() {
                         let _ = ready.send(Ok(()));
                     }

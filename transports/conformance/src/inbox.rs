@@ -176,3 +176,23 @@ pub(crate) fn start<F: Future + Unpin>(future: &mut F) -> Result<(), Failed> {
         Some(_) => Err(Failed::new("a future was ready at once that had to wait")),
     }
 }
+
+/// Drives a future that must not be ready yet until something else is: one poll alone need not
+/// have sent what it sends.
+pub(crate) async fn meanwhile<T>(
+    waiting: &mut (impl Future + Unpin),
+    other: impl Future<Output = T>,
+) -> Result<T, Failed> {
+    tokio::select! {
+        biased;
+        value = other => Ok(value),
+        _ = waiting => Err(Failed::new("a future was ready that had to wait")),
+    }
+}
+
+/// Waits for what nothing tells of, such as a counter; the watchdog sees to it that this ends.
+pub(crate) async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::task::yield_now().await;
+    }
+}

@@ -49,6 +49,11 @@ impl Receipt {
         Self { reached: parties.len(), exact: true, parties }
     }
 
+    /// The receipt of a transport that cannot know whether anybody was reached.
+    pub fn unknown() -> Self {
+        Self { reached: 0, exact: false, parties: Vec::new() }
+    }
+
     /// The receipt of a transport that knows only whether somebody was reached.
     pub fn somebody(reached: bool) -> Self {
         Self { reached: usize::from(reached), exact: !reached, parties: Vec::new() }

@@ -3,7 +3,7 @@
 use busway::{DeadReason, GapReason, Ledger, Notice, Overflow};
 
 use crate::events::{Contract, Counted, ForeignContract, NewContract, twin};
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, until};
 use crate::verdict::{Done, Failed, Verdict};
 use crate::world::{World, notice};
 
@@ -79,9 +79,7 @@ pub(crate) async fn overflow_of_remote_events_is_told_in_its_place(world: World)
     assert_eq!(holes_are_told(&mut roomy, 49).await?, (50, 0));
     // Not read before all has come, or was dropped on its way: else less would be lost.
     let come = |ledger: Ledger| ledger.arrived + ledger.missed;
-    while come(oldest.ledger()) + come(newest.ledger()) < 100 {
-        tokio::task::yield_now().await;
-    }
+    until(|| come(oldest.ledger()) + come(newest.ledger()) == 100).await;
     assert_eq!(holes_are_told(&mut oldest, 49).await?, (4, 46));
     assert_eq!(holes_are_told(&mut newest, 49).await?, (4, 46));
     Ok(Verdict::Passed)

@@ -6,7 +6,7 @@ use busway::{Ask, Capability, Notice, RequestError};
 use futures::future::join_all;
 
 use crate::events::{Divide, DivideError, Double, twin};
-use crate::inbox::{Gate, Tray, start};
+use crate::inbox::{Gate, Tray, meanwhile};
 use crate::verdict::{Done, Failed, Verdict};
 use crate::world::{Participant, World, notice};
 
@@ -151,8 +151,7 @@ pub(crate) async fn expired_request_is_not_run(world: World) -> Done {
         };
         b.respond::<Double>().concurrency(1).with(handler).await?;
         let mut first = Box::pin(a.request(Double { n: 1 }));
-        start(&mut first)?;
-        assert_eq!(run.take().await, 1);
+        assert_eq!(meanwhile(&mut first, run.take()).await?, 1);
         match a.request(Double { n: 2 }).timeout(SHORT).await {
             Err(RequestError::TimedOut { .. }) => {}
             other => return Err(Failed::new(format!("expected TimedOut: {other:?}"))),
@@ -202,8 +201,7 @@ pub(crate) async fn death_of_the_responder_is_seen(world: World) -> Done {
     let sees = world.can(Capability::SeesResponderDeath);
     let timeout = if sees { Duration::from_secs(3600) } else { Duration::from_secs(2) };
     let mut waiting = Box::pin(a.request(Double { n: 1 }).timeout(timeout));
-    start(&mut waiting)?;
-    assert_eq!(tray.take().await, "entered");
+    assert_eq!(meanwhile(&mut waiting, tray.take()).await?, "entered");
     b.abandon();
     match (waiting.await, sees) {
         (Err(RequestError::Disconnected { .. }), true) => {}
@@ -223,8 +221,7 @@ pub(crate) async fn closing_the_callers_bus_cancels(world: World) -> Done {
     let gate = Gate::new();
     let tray = stuck(&b, &gate).await?;
     let mut waiting = Box::pin(a.request(Double { n: 1 }));
-    start(&mut waiting)?;
-    assert_eq!(tray.take().await, "entered");
+    assert_eq!(meanwhile(&mut waiting, tray.take()).await?, "entered");
     let bus = a.bus().clone();
     let closing = tokio::spawn(async move { bus.close().await });
     match waiting.await {
@@ -268,8 +265,7 @@ async fn dropped(a: &Participant, b: &Participant, told: bool) -> Result<Duratio
         .await?;
     let timeout = if told { Duration::from_secs(3600) } else { Duration::from_secs(1) };
     let mut waiting = Box::pin(a.request(Double { n: 1 }).timeout(timeout));
-    start(&mut waiting)?;
-    assert_eq!(tray.take().await, None);
+    assert_eq!(meanwhile(&mut waiting, tray.take()).await?, None);
     drop(waiting);
     let remaining = tray.take().await.unwrap_or_default();
     assert_eq!(remaining > Duration::ZERO, told, "{remaining:?} before the deadline");
@@ -283,8 +279,7 @@ pub(crate) async fn leaving_responder_finishes_what_it_answers(world: World) -> 
     let tray = stuck(&b, &gate).await?;
     let mut notices = a.bus().notices();
     let mut waiting = Box::pin(a.request(Double { n: 4 }));
-    start(&mut waiting)?;
-    assert_eq!(tray.take().await, "entered");
+    assert_eq!(meanwhile(&mut waiting, tray.take()).await?, "entered");
     let leaving = async {
         let closing = b.bus().close();
         let opening = async {

@@ -3,7 +3,7 @@
 use busway::{HandlerError, Message};
 
 use crate::events::{Counted, Double};
-use crate::inbox::Tray;
+use crate::inbox::{Tray, until};
 use crate::verdict::{Done, Failed, Verdict};
 use crate::world::{Participant, World};
 
@@ -57,9 +57,7 @@ async fn around(world: &World, a: &Participant, at: &Participant) -> Result<(), 
     let calm: Vec<_> = calm.take_many(9).await.iter().map(|event| event.n).collect();
     assert_eq!(calm, [0, 1, 2, 4, 5, 6, 7, 8, 9]);
     for (subscription, failed) in [(fails, 1), (panics, 2)] {
-        while subscription.ledger().in_flight > 0 {
-            tokio::task::yield_now().await;
-        }
+        until(|| subscription.ledger().in_flight == 0).await;
         let ledger = subscription.ledger();
         assert_eq!((ledger.failed, ledger.handled), (failed, 10 - failed), "{ledger:?}");
     }
