@@ -13,7 +13,7 @@ mod parcel;
 mod publish;
 mod request;
 mod router;
-mod subscribe;
+pub mod subscribe;
 mod sync;
 mod transports;
 
@@ -32,9 +32,7 @@ pub use notice::Notices;
 pub use publish::{Accepted, Publish, Publisher, Receipt};
 pub use request::{Ask, RequestCall, Respond, Responder};
 pub use router::queue::Overflow;
-pub use subscribe::{
-    Any, EventStream, Grouped, HandlerError, Kind, Plain, Pull, Starting, Subscribe, Subscription,
-};
+pub use subscribe::{EventStream, HandlerError, Starting, Subscribe, Subscription};
 
 pub use busway_macros::{Event, Request};
 pub use busway_transport::{

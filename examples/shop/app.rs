@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use busway::{Bus, Capability, Endpoint, Event, Grouped, Retry, Subscribe};
+use busway::subscribe::Grouped;
+use busway::{Bus, Capability, Endpoint, Event, Retry, Subscribe};
 use tokio::sync::Notify;
 
 use crate::error::ShopError;

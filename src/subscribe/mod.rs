@@ -1,5 +1,8 @@
-//! Subscribing: the builder ([`builder`]), and the three ways to read what arrives: pushed to a
-//! handler ([`handler`]), pulled from a stream ([`stream`]), shared in a group ([`group`]).
+//! Subscribing: one builder, and three ways to read what arrives. [`Plain`] is pushed to a handler,
+//! [`Pull`] is pulled from a stream, [`Grouped`] shares the work with others.
+//!
+//! These names are needed only to write the builder's type down; see
+//! [`Endpoint::subscribe`](crate::Endpoint::subscribe) for its use.
 
 mod builder;
 mod group;
