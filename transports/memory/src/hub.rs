@@ -121,27 +121,20 @@ impl State {
             bus.interests.clear();
         }
         self.responders.retain(|_, responder| responder.peer != peer);
-        let members: Vec<_> = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.peer == peer)
-            .map(|(id, _)| *id)
-            .collect();
-        for member in members {
+        for member in self.members_of(peer) {
             self.leave_group(member);
         }
         self.changed(peer);
     }
 
+    fn members_of(&self, peer: PeerId) -> Vec<MemberId> {
+        let own = self.members.iter().filter(|(_, member)| member.peer == peer);
+        own.map(|(id, _)| *id).collect()
+    }
+
     /// The members of a bus that goes without having left: they died, and their groups are held.
     fn lose_members(&mut self, peer: PeerId) {
-        let members: Vec<_> = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.peer == peer)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in members {
+        for id in self.members_of(peer) {
             self.members.remove(&id);
             for bus in self.buses.values_mut() {
                 bus.engine.lost(id, crate::groups::now());
