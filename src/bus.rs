@@ -11,7 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use busway_transport::{
-    Capabilities, Name, NameError, Peer, PeerId, Source, Status, Topic, TransportError,
+    Capabilities, Changes, Name, NameError, Peer, PeerId, Source, Status, Topic, TransportError,
     TransportHandle,
 };
 
@@ -21,6 +21,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{CloseError, OpenError, ReadyError};
 use crate::notice::{Board, Notices};
 use crate::publish::job;
+use crate::publish::outlet::Outlets;
 use crate::request::local::Responders;
 use crate::request::remote::Packing;
 use crate::router::Router;
@@ -61,6 +62,8 @@ pub(crate) struct Core {
     /// The codec of events that name none.
     pub(crate) codec: Codec,
     pub(crate) transport: TransportHandle,
+    /// How often the transport's answers to `interest` may have changed.
+    pub(crate) interest_changes: Changes,
     pub(crate) router: Router,
     pub(crate) intakes: Arc<Intakes>,
     pub(crate) responders: Responders,
@@ -73,7 +76,7 @@ pub(crate) struct Core {
     /// Cancelled when the bus is closed, dropped, or its drain took too long.
     pub(crate) gone: CancellationToken,
     runtime: tokio::runtime::Handle,
-    endpoints: DashMap<Name, ()>,
+    endpoints: DashMap<Name, Arc<Outlets>>,
     topics: DashMap<&'static str, Arc<TopicNode>>,
     numbers: AtomicU64,
     ready: AtomicBool,
@@ -123,11 +126,17 @@ impl Bus {
     /// [`NameError`] unless the name is `[a-z0-9_-]{1,64}`.
     pub fn endpoint(&self, name: &str) -> Result<Endpoint, NameError> {
         let name = Name::new(name)?;
-        if self.core.endpoints.insert(name.clone(), ()).is_none() {
+        let mut is_new = false;
+        let outlets = self.core.endpoints.entry(name.clone()).or_insert_with(|| {
+            is_new = true;
+            Arc::default()
+        });
+        let outlets = outlets.clone();
+        if is_new {
             self.core.transport.announce(name.clone());
             self.core.board.touch();
         }
-        Ok(Endpoint { bus: self.core.clone(), name })
+        Ok(Endpoint { bus: self.core.clone(), name, outlets })
     }
 
     /// The start-up barrier: says that this process is ready (all that it subscribes to at its
@@ -304,6 +313,7 @@ impl Core {
             return Ok(());
         }
         self.closing.store(true, Ordering::Release);
+        self.router.closing();
         self.board.touch();
         let after = self.settings.drain_timeout;
         let deadline = tokio::time::Instant::from_std(deadline_after(after));

@@ -12,8 +12,10 @@ use crate::error::{ReadyError, SubscribeError, TryPublishError, WaitError};
 use crate::event::{Event, Request};
 use crate::message::Message;
 use crate::publish::job::Confirmation;
+use crate::publish::outlet::{Outlet, Outlets};
 use crate::publish::{Publish, Publisher, Receipt};
 use crate::request::{RequestCall, Respond};
+use crate::router::topic::TopicNode;
 use crate::subscribe::{Any, Plain, Pull, Subscribe};
 
 /// A named participant of a bus, such as `"accounts"`. Clones are the same endpoint, and so is
@@ -22,6 +24,7 @@ use crate::subscribe::{Any, Plain, Pull, Subscribe};
 pub struct Endpoint {
     pub(crate) bus: Arc<Core>,
     pub(crate) name: Name,
+    pub(crate) outlets: Arc<Outlets>,
 }
 
 impl Endpoint {
@@ -121,6 +124,12 @@ impl Endpoint {
         }
     }
 
+    /// What this endpoint needs for publishing events of one type.
+    #[inline]
+    pub(crate) fn outlet<E: Event, T>(&self, act: impl FnOnce(&Arc<Outlet>) -> T) -> T {
+        self.outlets.with::<E, T>(&self.bus, &self.name, act)
+    }
+
     /// Asks one responder, and gives its one outcome. See [`RequestCall`].
     pub fn request<R: Request>(&self, request: R) -> RequestCall<'_, R> {
         RequestCall::new(self, request)
@@ -134,7 +143,7 @@ impl Endpoint {
     /// Whether anybody, on this bus or another, is subscribed to an event: as far as the
     /// transport can know without asking, so `false` may also mean that it cannot.
     pub fn is_subscribed<E: Event>(&self) -> bool {
-        self.bus.is_subscribed(&self.bus.node_of(E::SCHEMA.topic).topic, E::SCHEMA.local)
+        self.bus.is_subscribed(&self.bus.node_of(E::SCHEMA.topic), E::SCHEMA.local)
     }
 
     /// Waits until somebody is subscribed to an event, up to the publish timeout.
@@ -185,12 +194,12 @@ impl std::fmt::Debug for Endpoint {
 
 impl Core {
     /// Whether a plain subscription here, or anybody out there, takes the topic.
-    pub(crate) fn is_subscribed(&self, topic: &Topic, local: bool) -> bool {
+    pub(crate) fn is_subscribed(&self, node: &TopicNode, local: bool) -> bool {
         let out_there = || {
-            let route = Route::new(topic.clone(), None);
+            let route = Route::new(node.topic.clone(), None);
             self.transport.interest(&route) == Interest::Yes
         };
-        self.router.is_subscribed(topic) || (!local && out_there())
+        node.is_subscribed() || (!local && out_there())
     }
 
     /// Waits until a condition holds, looking again at each change of who is there. `None` when

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod bus;
+mod by_type;
 mod codec;
 mod config;
 mod endpoint;
@@ -29,7 +30,7 @@ pub use event::{Event, Refused, Request, Schema};
 pub use ledger::Ledger;
 pub use message::{Message, RawMessage};
 pub use notice::Notices;
-pub use publish::{Accepted, Publish, Publisher, Receipt};
+pub use publish::{Accepted, Publish, Publisher, Publishing, Receipt};
 pub use request::{Ask, RequestCall, Respond, Responder};
 pub use router::queue::Overflow;
 pub use subscribe::{EventStream, HandlerError, Starting, Subscribe, Subscription};
@@ -37,7 +38,7 @@ pub use subscribe::{EventStream, HandlerError, Starting, Subscribe, Subscription
 pub use busway_macros::{Event, Request};
 pub use busway_transport::{
     Address, Capabilities, Capability, Connector, ContentType, DeadLetter, DeadReason, Gap,
-    GapReason, Headers, MessageId, Name, NameError, Notice, Party, Peer, PeerId, Retry, Source,
-    Status, Topic, TopicFilter, TransportError,
+    GapReason, Headers, MessageId, Missing, Name, NameError, Notice, Party, Peer, PeerId, Retry,
+    Source, Status, Topic, TopicFilter, TransportError,
 };
 pub use bytes::{Bytes, BytesMut};

@@ -22,29 +22,29 @@ macro_rules! metadata {
 
         /// Its topic: the event's name, with `.vN` behind it from version 2 on.
         pub fn topic(&self) -> &Topic {
-            &self.meta().topic
+            self.meta().topic()
         }
 
         /// Who published it: an endpoint, and the bus it lives on.
         pub fn source(&self) -> &Source {
-            &self.meta().source
+            self.meta().source()
         }
 
         /// The endpoint it was addressed to, if it was.
         pub fn to(&self) -> Option<&Name> {
-            self.meta().to.as_ref()
+            self.meta().to()
         }
 
         /// When it was published. Reading a clock costs more than a publish inside the process:
         /// it is done only when the event leaves the process, carries headers, goes to a group or
         /// [was asked to](crate::Publish::timestamped).
         pub fn time(&self) -> Option<SystemTime> {
-            self.meta().time
+            self.meta().time()
         }
 
         /// What the publisher attached.
         pub fn headers(&self) -> &Headers {
-            &self.meta().headers
+            self.meta().headers()
         }
     };
 }
@@ -52,12 +52,21 @@ macro_rules! metadata {
 /// A received event: derefs to `E`, and carries its metadata. Clones share it.
 pub struct Message<E> {
     parcel: Arc<Typed<E>>,
-    attempt: u32,
+    // As wide as the pointer beside it: processors cannot read two words at once that were written
+    // as one and a half, and wait. Streams move their items several times.
+    attempt: u64,
 }
 
 impl<E: Event> Message<E> {
+    #[inline]
     pub(crate) fn open(parcel: &Arc<dyn Parcel>, attempt: u32) -> Result<Self, GapReason> {
-        Ok(Self { parcel: parcel::open(parcel)?, attempt })
+        Ok(Self { parcel: parcel::open(parcel)?, attempt: attempt.into() })
+    }
+
+    /// The message of a parcel that holds this very type.
+    #[inline]
+    pub(crate) fn take(parcel: &Arc<dyn Parcel>) -> Option<Self> {
+        parcel::take(parcel).map(|parcel| Self { parcel, attempt: 1 })
     }
 
     fn meta(&self) -> &Meta {
@@ -68,14 +77,14 @@ impl<E: Event> Message<E> {
 
     /// Which attempt to handle it this is, from 1; always 1 outside of groups.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        u32::try_from(self.attempt).unwrap_or(u32::MAX)
     }
 }
 
 impl<E> Deref for Message<E> {
     type Target = E;
     fn deref(&self) -> &E {
-        &self.parcel.event
+        self.parcel.event()
     }
 }
 
@@ -114,7 +123,7 @@ impl RawMessage {
 
     /// The version of the event's contract.
     pub fn version(&self) -> u32 {
-        self.meta().version
+        self.meta().version()
     }
 
     /// The event's bytes and what they are. An event of this process is encoded on the first

@@ -19,42 +19,109 @@ use busway_transport::{
 
 use crate::codec::{Codec, CodecError};
 use crate::event::Event;
+use crate::router::ring::Content;
 use crate::subscribe::panic_text;
 use crate::sync::Locked;
+
+/// Where events come from: what all that one endpoint publishes on one topic have in common.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) topic: Topic,
+    pub(crate) version: u32,
+    pub(crate) source: Source,
+}
 
 /// What is known of an event besides its value.
 #[derive(Debug, Clone)]
 pub(crate) struct Meta {
-    pub(crate) topic: Topic,
-    pub(crate) version: u32,
-    pub(crate) source: Source,
-    pub(crate) to: Option<Name>,
-    pub(crate) time: Option<SystemTime>,
-    pub(crate) headers: Headers,
+    origin: Arc<Origin>,
+    extra: Option<Box<Extra>>,
+    late: OnceLock<Box<Late>>,
+}
+
+/// What few events have.
+#[derive(Debug, Clone, Default)]
+struct Extra {
+    to: Option<Name>,
+    time: Option<SystemTime>,
+    headers: Headers,
+}
+
+/// What is made when somebody first asks for it, and then shared.
+#[derive(Default)]
+struct Late {
     id: OnceLock<MessageId>,
+    encoded: OnceLock<Result<(ContentType, Bytes), CodecError>>,
+    decoded: Decoded,
 }
 
 impl Meta {
-    pub(crate) fn new(topic: Topic, version: u32, source: Source) -> Self {
-        Self {
-            topic,
-            version,
-            source,
-            to: None,
-            time: None,
-            headers: Headers::new(),
-            id: OnceLock::new(),
-        }
+    pub(crate) fn new(origin: Arc<Origin>) -> Self {
+        Self { origin, extra: None, late: OnceLock::new() }
+    }
+
+    pub(crate) fn with_id(self, id: MessageId) -> Self {
+        let _ = self.late().id.set(id);
+        self
+    }
+
+    pub(crate) fn with_extra(
+        mut self,
+        to: Option<Name>,
+        time: Option<SystemTime>,
+        headers: Headers,
+    ) -> Self {
+        let has_any = to.is_some() || time.is_some() || !headers.is_empty();
+        self.extra = has_any.then(|| Box::new(Extra { to, time, headers }));
+        self
     }
 
     /// The id, made when first asked for: an event nobody asks about has none.
     pub(crate) fn id(&self) -> MessageId {
-        *self.id.get_or_init(MessageId::new)
+        *self.late().id.get_or_init(MessageId::new)
     }
 
-    pub(crate) fn with_id(mut self, id: MessageId) -> Self {
-        self.id = OnceLock::from(id);
-        self
+    pub(crate) fn topic(&self) -> &Topic {
+        &self.origin.topic
+    }
+
+    pub(crate) fn version(&self) -> u32 {
+        self.origin.version
+    }
+
+    #[inline]
+    pub(crate) fn source(&self) -> &Source {
+        &self.origin.source
+    }
+
+    pub(crate) fn to(&self) -> Option<&Name> {
+        self.extra.as_ref()?.to.as_ref()
+    }
+
+    pub(crate) fn time(&self) -> Option<SystemTime> {
+        self.extra.as_ref()?.time
+    }
+
+    pub(crate) fn headers(&self) -> &Headers {
+        static NONE: Headers = Headers::new();
+        self.extra.as_ref().map_or(&NONE, |extra| &extra.headers)
+    }
+
+    fn late(&self) -> &Late {
+        self.late.get_or_init(Box::default)
+    }
+}
+
+impl Clone for Late {
+    /// For the same event as another type: its id, and nothing that depends on the type.
+    fn clone(&self) -> Self {
+        Self { id: self.id.clone(), ..Self::default() }
+    }
+}
+
+impl fmt::Debug for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Late").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -63,8 +130,22 @@ pub(crate) trait Parcel: Any + Send + Sync {
     fn meta(&self) -> &Meta;
     /// The event's bytes, encoded on first demand.
     fn bytes(&self) -> Result<(ContentType, Bytes), CodecError>;
-    /// What other types have been decoded from it so far.
-    fn decoded(&self) -> &Decoded;
+    /// Drops the event, which nobody will look at any more. Says whether the memory is worth
+    /// keeping for the next one.
+    fn vacate(&mut self) -> bool;
+}
+
+/// Larger parcels are not kept for the next event: a topic's ring may hold a thousand of them.
+const KEPT: usize = 512;
+
+impl Content for Arc<dyn Parcel> {
+    fn vacate(this: &mut Option<Self>) {
+        let keep = this.as_mut().and_then(Arc::get_mut).is_some_and(|parcel| parcel.vacate());
+        if !keep {
+            // Somebody still has it, or it is not worth keeping.
+            *this = None;
+        }
+    }
 }
 
 /// The types decoded from one parcel so far, so that each is decoded once per process.
@@ -96,21 +177,76 @@ impl Decoded {
 }
 
 /// An event of this process, or one decoded from outside.
+// The event comes first: beside the count of its readers, which all of them touch.
+#[repr(C)]
 pub(crate) struct Typed<E> {
-    pub(crate) event: E,
+    /// `None` only while nobody looks: between two events in one place.
+    event: Option<E>,
     meta: Meta,
-    encoded: OnceLock<Result<(ContentType, Bytes), CodecError>>,
-    decoded: Decoded,
 }
 
 impl<E: Event> Typed<E> {
     pub(crate) fn new(event: E, meta: Meta) -> Self {
-        Self { event, meta, encoded: OnceLock::new(), decoded: Decoded::default() }
+        Self { event: Some(event), meta }
     }
 
     /// With bytes that were made before (to send them), so that they are made once.
     pub(crate) fn with_bytes(self, content_type: ContentType, bytes: Bytes) -> Self {
-        Self { encoded: OnceLock::from(Ok((content_type, bytes))), ..self }
+        let _ = self.meta.late().encoded.set(Ok((content_type, bytes)));
+        self
+    }
+
+    /// Puts an event in the place of another. Gives that back: its own `Drop` may do anything.
+    pub(crate) fn replace(&mut self, event: E, origin: &Arc<Origin>) -> Leftover<E> {
+        if !Arc::ptr_eq(&self.meta.origin, origin) {
+            self.meta.origin = origin.clone();
+        }
+        self.meta.extra = None;
+        Leftover { _event: self.event.replace(event), _late: self.meta.late.take() }
+    }
+}
+
+impl<E> Typed<E> {
+    #[inline]
+    pub(crate) fn event(&self) -> &E {
+        self.event.as_ref().expect("a parcel that somebody looks at has its event")
+    }
+}
+
+/// What was in a parcel that was filled anew.
+pub(crate) struct Leftover<E> {
+    _event: Option<E>,
+    _late: Option<Box<Late>>,
+}
+
+/// What stood in an event's place before it; to be dropped where anything may happen.
+pub(crate) enum Before<E> {
+    Nothing,
+    Leftover {
+        _leftover: Leftover<E>,
+    },
+    /// A parcel that somebody still has, or of another type.
+    Parcel {
+        _parcel: Arc<dyn Parcel>,
+    },
+}
+
+/// The parcel of an event, in the memory of an old one where that can be had.
+#[inline]
+pub(crate) fn fill<E: Event>(
+    old: Option<Arc<dyn Parcel>>,
+    event: E,
+    origin: &Arc<Origin>,
+) -> (Arc<dyn Parcel>, Before<E>) {
+    let fresh = |event| Arc::new(Typed::new(event, Meta::new(origin.clone())));
+    let Some(mut parcel) = old else { return (fresh(event), Before::Nothing) };
+    let same = Arc::get_mut(&mut parcel).and_then(|old| (old as &mut dyn Any).downcast_mut());
+    match same {
+        Some(typed) => {
+            let leftover = Typed::<E>::replace(typed, event, origin);
+            (parcel, Before::Leftover { _leftover: leftover })
+        }
+        None => (fresh(event), Before::Parcel { _parcel: parcel }),
     }
 }
 
@@ -120,18 +256,20 @@ impl<E: Event> Parcel for Typed<E> {
     }
 
     fn bytes(&self) -> Result<(ContentType, Bytes), CodecError> {
-        self.encoded
-            .get_or_init(|| {
-                let codec = E::SCHEMA.codec.unwrap_or(Codec::MessagePack);
-                let mut buffer = BytesMut::new();
-                self.event.encode(codec, &mut buffer)?;
-                Ok((codec.content_type(), buffer.freeze()))
-            })
-            .clone()
+        let encode = || {
+            let codec = E::SCHEMA.codec.unwrap_or(Codec::MessagePack);
+            let mut buffer = BytesMut::new();
+            self.event().encode(codec, &mut buffer)?;
+            Ok((codec.content_type(), buffer.freeze()))
+        };
+        self.meta.late().encoded.get_or_init(encode).clone()
     }
 
-    fn decoded(&self) -> &Decoded {
-        &self.decoded
+    fn vacate(&mut self) -> bool {
+        self.event = None;
+        self.meta.extra = None;
+        self.meta.late = OnceLock::new();
+        size_of::<Self>() <= KEPT
     }
 }
 
@@ -140,7 +278,6 @@ pub(crate) struct Inbound {
     meta: Meta,
     content_type: ContentType,
     bytes: Bytes,
-    decoded: Decoded,
 }
 
 impl Parcel for Inbound {
@@ -152,8 +289,8 @@ impl Parcel for Inbound {
         Ok((self.content_type.clone(), self.bytes.clone()))
     }
 
-    fn decoded(&self) -> &Decoded {
-        &self.decoded
+    fn vacate(&mut self) -> bool {
+        false
     }
 }
 
@@ -163,7 +300,7 @@ pub(crate) struct Shared(pub(crate) Arc<dyn Parcel>);
 impl LocalPayload for Shared {
     fn encode(&self) -> Result<(ContentType, Bytes), PayloadError> {
         self.0.bytes().map_err(|error| PayloadError {
-            topic: self.0.meta().topic.to_string(),
+            topic: self.0.meta().topic().to_string(),
             reason: error.to_string(),
         })
     }
@@ -188,16 +325,10 @@ pub(crate) fn from_envelope(envelope: Envelope) -> Result<Arc<dyn Parcel>, GapRe
         Payload::Encoded { content_type, bytes } => (content_type, bytes),
         _ => return Err(undecodable("a kind of payload this version does not know".into())),
     };
-    let meta = Meta {
-        topic: envelope.topic,
-        version: envelope.version,
-        source: envelope.source,
-        to: envelope.to,
-        time: envelope.time,
-        headers: envelope.headers,
-        id: OnceLock::from(envelope.id),
-    };
-    Ok(Arc::new(Inbound { meta, content_type, bytes, decoded: Decoded::default() }))
+    let Envelope { topic, version, source, to, time, headers, id, .. } = envelope;
+    let origin = Arc::new(Origin { topic, version, source });
+    let meta = Meta::new(origin).with_extra(to, time, headers).with_id(id);
+    Ok(Arc::new(Inbound { meta, content_type, bytes }))
 }
 
 impl Shared {
@@ -208,32 +339,43 @@ impl Shared {
 
 /// The envelope of a parcel, with its payload as given.
 pub(crate) fn to_envelope(meta: &Meta, payload: Payload) -> Envelope {
-    let mut envelope = Envelope::new(meta.id(), meta.topic.clone(), meta.source.clone(), payload);
-    envelope.version = meta.version;
-    envelope.to = meta.to.clone();
-    envelope.time = meta.time;
-    envelope.headers = meta.headers.clone();
+    let (topic, source) = (meta.topic().clone(), meta.source().clone());
+    let mut envelope = Envelope::new(meta.id(), topic, source, payload);
+    envelope.version = meta.version();
+    envelope.to = meta.to().cloned();
+    envelope.time = meta.time();
+    envelope.headers = meta.headers().clone();
     envelope
 }
 
-/// The parcel as an event of type `E`: as it is, or through the codec.
-pub(crate) fn open<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<Arc<Typed<E>>, GapReason> {
+/// The parcel as an event of type `E`, if it is one.
+#[inline]
+pub(crate) fn take<E: Event>(parcel: &Arc<dyn Parcel>) -> Option<Arc<Typed<E>>> {
     let any: Arc<dyn Any + Send + Sync> = parcel.clone();
-    if let Ok(typed) = any.downcast::<Typed<E>>() {
+    any.downcast().ok()
+}
+
+/// The parcel as an event of type `E`: as it is, or through the codec.
+#[inline]
+pub(crate) fn open<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<Arc<Typed<E>>, GapReason> {
+    if let Some(typed) = take(parcel) {
         return Ok(typed);
     }
     let meta = parcel.meta();
-    if meta.version != E::SCHEMA.version {
+    if meta.version() != E::SCHEMA.version {
         return Err(GapReason::Version {
-            topic: meta.topic.to_string(),
-            found: meta.version,
+            topic: meta.topic().to_string(),
+            found: meta.version(),
             expected: E::SCHEMA.version,
         });
     }
-    parcel.decoded().once(|| {
-        let event = decode(parcel)
-            .map_err(|error| GapReason::Undecodable { topic: meta.topic.to_string(), error })?;
-        Ok(Arc::new(Typed::new(event, meta.clone().with_id(meta.id()))))
+    let topic = || meta.topic().to_string();
+    meta.late().decoded.once(|| {
+        let event =
+            decode(parcel).map_err(|error| GapReason::Undecodable { topic: topic(), error })?;
+        // Both are one event: they have one id.
+        meta.id();
+        Ok(Arc::new(Typed::new(event, meta.clone())))
     })
 }
 

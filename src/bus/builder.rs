@@ -126,14 +126,16 @@ impl Builder {
         };
         let capabilities = transport.capabilities();
         let gone = CancellationToken::new();
+        let capacity = settings.capacity;
         let core = Core {
             peer,
             settings,
             codec: job::default_codec(&capabilities),
             capabilities,
             intakes: Intakes::new(transport.clone()),
+            interest_changes: transport.interest_changes(),
             transport,
-            router: Router::default(),
+            router: Router::new(capacity),
             responders: Responders::default(),
             board,
             tasks: TaskTracker::new(),

@@ -10,14 +10,16 @@ use tokio::time::Instant;
 
 use busway_transport::{BoxFuture, Headers, MessageId, Name, NameError, Party, TransportError};
 
-use crate::bus::deadline_after;
+use crate::bus::{Core, deadline_after};
 use crate::endpoint::Endpoint;
 use crate::error::{PublishError, TryPublishError};
 use crate::event::Event;
-use crate::publish::Receipt;
 use crate::publish::job::{self, Job, Path, Sent, Stop, Wait, Wishes, is_gated_here};
+use crate::publish::line::{Among, Place};
+use crate::publish::outlet::Outlet;
+use crate::publish::{self, Receipt};
 use crate::router::queue::Queue;
-use crate::router::topic::{Place, TopicNode};
+use crate::router::topic::{Busy, TopicRing};
 
 /// An event about to be published; awaiting it publishes, and gives a [`Receipt`].
 ///
@@ -37,7 +39,8 @@ use crate::router::topic::{Place, TopicNode};
 #[must_use = "an event is published when this is awaited"]
 pub struct Publish<'a, E: Event> {
     endpoint: &'a Endpoint,
-    node: Option<Arc<TopicNode>>,
+    /// Known beforehand by a [`Publisher`](crate::Publisher).
+    outlet: Option<Arc<Outlet>>,
     event: Option<E>,
     options: Option<Box<Options>>,
     place: Option<Place>,
@@ -63,12 +66,33 @@ impl<E: Event> Unpin for Publish<'_, E> {}
 
 impl<'a, E: Event> Publish<'a, E> {
     pub(crate) fn new(endpoint: &'a Endpoint, event: E) -> Self {
-        Self { endpoint, node: None, event: Some(event), options: None, place: None, slow: None }
+        Self { endpoint, outlet: None, event: Some(event), options: None, place: None, slow: None }
     }
 
-    pub(crate) fn through(mut self, node: Arc<TopicNode>) -> Self {
-        self.node = Some(node);
+    pub(crate) fn through(mut self, outlet: Arc<Outlet>) -> Self {
+        self.outlet = Some(outlet);
         self
+    }
+
+    fn outlet(&mut self) -> Arc<Outlet> {
+        let endpoint = self.endpoint;
+        self.outlet.get_or_insert_with(|| endpoint.outlet::<E, _>(Arc::clone)).clone()
+    }
+
+    /// The short way, where nothing was asked for that only the long one can do.
+    #[inline]
+    fn publish_simply(&mut self) -> Option<Receipt> {
+        if self.options.is_some() {
+            return None;
+        }
+        let (endpoint, event) = (self.endpoint, &mut self.event);
+        endpoint.outlet::<E, _>(|outlet| {
+            let mut parcel = None;
+            let here =
+                outlet.publish_with(&endpoint.bus, event, |kept| parcel = Some(kept.clone()))?;
+            let queues = parcel.is_some().then(|| (outlet.node.queues(), None));
+            Some(Receipt { here, queues, parcel, elsewhere: None })
+        })
     }
 
     fn options(&mut self) -> &mut Options {
@@ -137,8 +161,12 @@ impl<'a, E: Event> Publish<'a, E> {
     /// # Errors
     /// [`TryPublishError`] gives the event back; its error names the one in the way.
     pub fn try_now(self) -> Result<Receipt, TryPublishError<E>> {
-        let (bus, topic) = (&self.endpoint.bus, self.topic());
-        let Sent { receipt, pending, .. } = self.try_send()?;
+        let mut this = self;
+        if let Some(receipt) = this.publish_simply() {
+            return Ok(receipt);
+        }
+        let (bus, topic) = (&this.endpoint.bus, this.topic());
+        let Sent { receipt, pending, .. } = this.try_send()?;
         if let Some(pending) = pending {
             bus.report_later(topic, pending);
         }
@@ -177,54 +205,61 @@ impl<'a, E: Event> Publish<'a, E> {
             return Err(Refusal::Fail(error));
         }
         let bus = &self.endpoint.bus;
-        let node = self.node.get_or_insert_with(|| bus.node_of(E::SCHEMA.topic)).clone();
+        let outlet = self.outlet();
+        let node = &outlet.node;
         let default = Wishes::default();
         let wishes = self.options.as_ref().map_or(&default, |options| &options.wishes);
-        let path = Path { bus, endpoint: &self.endpoint.name, node: &node, wishes };
-        loop {
+        let path = Path { bus, outlet: &outlet, wishes };
+        let by = loop {
             job.encode(&path).map_err(Refusal::Fail)?;
-            let (by, line) = match node.attempt() {
-                Ok(mut line) => match job.attempt(&path, &mut line) {
-                    Ok(sent) => return Ok(sent),
-                    Err(Stop::Fail(error)) => return Err(Refusal::Fail(error)),
-                    Err(Stop::Encode) => continue,
-                    Err(Stop::Wait(wait)) => (in_the_way(&wait), line),
-                },
+            if !outlet.line.is_empty() || node.is(Busy::Waiting) {
                 // Those who wait may wait for the very handler that publishes here.
-                Err(line) => match node.queues().iter().find(|queue| is_gated_here(queue)) {
-                    Some(own) if own.is_full() => {
-                        let (topic, by) = (self.topic(), Some(own.party()));
-                        return Err(Refusal::Fail(PublishError::Full { topic, by }));
-                    }
-                    _ => (line.by.clone(), line),
-                },
-            };
-            if queue_up {
-                self.place = Some(Place::take(&node, line, by.clone()));
+                let own = node.queues().iter().find(|queue| is_gated_here(queue)).cloned();
+                if let Some(own) = own.filter(|own| own.is_full()) {
+                    let (topic, by) = (self.topic(), Some(own.party()));
+                    return Err(Refusal::Fail(PublishError::Full { topic, by }));
+                }
+                break outlet.line.by();
             }
-            return Err(Refusal::Wait(by));
+            match job.attempt(&path, &mut node.attempt()) {
+                Ok(sent) => return Ok(sent),
+                Err(Stop::Fail(error)) => return Err(Refusal::Fail(error)),
+                Err(Stop::Encode) => {}
+                Err(Stop::Wait(wait)) => break in_the_way(&wait),
+            }
+        };
+        if queue_up {
+            self.place = Some(Place::take(&outlet));
+            if by.is_some() {
+                outlet.line.wait_for(by.clone());
+            }
         }
+        Err(Refusal::Wait(by))
     }
 
     /// Publishes, up to the commit: what is still to be confirmed is left to the caller.
-    pub(crate) async fn send(mut self) -> Result<Sent, PublishError> {
+    pub(crate) async fn send(mut self, gives_way: bool) -> Result<Sent, PublishError> {
         let event = self.event.take().expect("sent once");
         let mut job = Job::new(event);
+        if gives_way {
+            self.place = Some(Place::take(&self.outlet()));
+            return self.waiting(job, true).wait_for_room().await;
+        }
         match self.attempt(&mut job, true) {
             Ok(sent) => Ok(sent),
             Err(Refusal::Fail(error)) => Err(error),
-            Err(Refusal::Wait(_)) => self.waiting(job).wait_for_room().await,
+            Err(Refusal::Wait(_)) => self.waiting(job, false).wait_for_room().await,
         }
     }
 
-    fn waiting(&mut self, job: Job<E>) -> Waiting<'a, E> {
+    fn waiting(&mut self, job: Job<E>, gives_way: bool) -> Waiting<'a, E> {
         let bus = &self.endpoint.bus;
-        let options = self.options.take().unwrap_or_default();
-        let after = options.timeout.unwrap_or(bus.settings.publish_timeout);
-        let node = self.node.take().unwrap_or_else(|| bus.node_of(E::SCHEMA.topic));
+        let outlet = self.outlet();
+        let Options { wishes, timeout, .. } =
+            self.options.take().map(|boxed| *boxed).unwrap_or_default();
+        let after = timeout.unwrap_or(bus.settings.publish_timeout);
         let (place, deadline) = (self.place.take(), deadline_after(after).into());
-        let (endpoint, wishes) = (self.endpoint, options.wishes);
-        Waiting { endpoint, node, wishes, job, _place: place, after, deadline }
+        Waiting { bus, outlet, wishes, job, _place: place, gives_way, after, deadline }
     }
 }
 
@@ -233,6 +268,16 @@ impl<E: Event> Future for Publish<'_, E> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        if this.slow.is_none() && this.event.is_some() {
+            if !publish::may_go_on(context) {
+                let event = this.event.take().expect("just seen");
+                this.place = Some(Place::take(&this.outlet()));
+                let waiting = this.waiting(Job::new(event), true);
+                this.slow = Some(Box::pin(waiting.publish()));
+            } else if let Some(receipt) = this.publish_simply() {
+                return Poll::Ready(Ok(receipt));
+            }
+        }
         if let Some(event) = this.event.take() {
             let mut job = Job::new(event);
             match this.attempt(&mut job, true) {
@@ -240,12 +285,12 @@ impl<E: Event> Future for Publish<'_, E> {
                     return Poll::Ready(Ok(receipt));
                 }
                 Ok(sent) => {
-                    let waiting = this.waiting(job);
+                    let waiting = this.waiting(job, false);
                     this.slow = Some(Box::pin(waiting.confirmed(sent)));
                 }
                 Err(Refusal::Fail(error)) => return Poll::Ready(Err(error)),
                 Err(Refusal::Wait(_)) => {
-                    let waiting = this.waiting(job);
+                    let waiting = this.waiting(job, false);
                     this.slow = Some(Box::pin(waiting.publish()));
                 }
             }
@@ -265,11 +310,13 @@ impl<E: Event> std::fmt::Debug for Publish<'_, E> {
 
 /// A publish that could not be done at once.
 struct Waiting<'a, E: Event> {
-    endpoint: &'a Endpoint,
-    node: Arc<TopicNode>,
+    bus: &'a Core,
+    outlet: Arc<Outlet>,
     wishes: Wishes,
     job: Job<E>,
     _place: Option<Place>,
+    /// Whether it has its task let others run first.
+    gives_way: bool,
     after: Duration,
     deadline: Instant,
 }
@@ -284,48 +331,54 @@ impl<E: Event> Waiting<'_, E> {
     async fn wait_for_room(&mut self) -> Result<Sent, PublishError> {
         let (after, deadline) = (self.after, self.deadline);
         let outcome = tokio::time::timeout_at(deadline, self.take_turn()).await;
-        let by = self.node.attempt_in_turn().by.clone();
+        let by = self.outlet.line.by();
         self._place = None;
-        let topic = || self.node.topic.to_string();
+        let topic = || self.outlet.node.topic.to_string();
         outcome.unwrap_or_else(|_| Err(PublishError::TimedOut { topic: topic(), after, by }))
     }
 
     async fn take_turn(&mut self) -> Result<Sent, PublishError> {
-        let Self { endpoint, node, wishes, job, .. } = self;
-        let path = Path { bus: &endpoint.bus, endpoint: &endpoint.name, node, wishes };
-        let _turn = node.turn().await;
+        let Self { bus, outlet, wishes, job, .. } = self;
+        let path = Path { bus, outlet, wishes };
+        let node = &outlet.node;
+        let _turn = outlet.line.turn().await;
+        if self.gives_way {
+            tokio::task::yield_now().await;
+        }
+        let mut among = Among::new(node);
         // The queue that was full at the last attempt: an attempt is made while its room is
         // already being listened for, so that no wake-up falls between.
         let mut full: Option<Arc<Queue>> = None;
         loop {
+            among.find_open().await;
             job.encode(&path)?;
             let queue = full.take();
             let mut room = std::pin::pin!(queue.as_ref().map(|queue| queue.room.notified()));
             if let Some(room) = room.as_mut().as_pin_mut() {
                 room.enable();
             }
-            let wait = {
-                let mut line = node.attempt_in_turn();
-                match job.attempt(&path, &mut line) {
-                    Ok(sent) => return Ok(sent),
-                    Err(Stop::Fail(error)) => return Err(error),
-                    Err(Stop::Encode) => continue,
-                    Err(Stop::Wait(wait)) => {
-                        line.by = in_the_way(&wait);
-                        wait
-                    }
-                }
+            let attempt = job.attempt(&path, &mut node.attempt());
+            let wait = match attempt {
+                Ok(sent) => return Ok(sent),
+                Err(Stop::Fail(error)) => return Err(error),
+                Err(Stop::Encode) => continue,
+                Err(Stop::Wait(wait)) => wait,
             };
+            outlet.line.wait_for(in_the_way(&wait));
+            among.is_outrun().await;
             match wait {
                 Wait::Transport(_) => {
-                    let permit = endpoint
-                        .bus
-                        .transport
-                        .reserve(&path.route())
-                        .await
-                        .map_err(|error| job::refused(path.topic(), error))?;
-                    job.set_permit(permit);
+                    let permit = bus.transport.reserve(&path.route()).await;
+                    job.set_permit(permit.map_err(|error| job::refused(path.topic(), error))?);
                 }
+                Wait::Ring(_) => {
+                    if let Some(ring) = node.ring() {
+                        ring.room().await;
+                        catch_breath(ring).await;
+                    }
+                }
+                // A few instructions, unless its thread was stopped.
+                Wait::Writer => tokio::task::yield_now().await,
                 Wait::Queue(blocking) => {
                     let same = queue.as_ref().is_some_and(|queue| Arc::ptr_eq(queue, &blocking));
                     if same && let Some(room) = room.as_mut().as_pin_mut() {
@@ -340,7 +393,7 @@ impl<E: Event> Waiting<'_, E> {
     /// Waits for the confirmation, if there is one to wait for.
     async fn confirmed(self, sent: Sent) -> Result<Receipt, PublishError> {
         let Sent { mut receipt, pending, .. } = sent;
-        let topic = self.node.topic.to_string();
+        let topic = self.outlet.node.topic.to_string();
         if let Some(pending) = pending {
             let outcome = tokio::time::timeout_at(self.deadline, pending).await;
             let outcome = outcome.unwrap_or_else(|_| {
@@ -376,9 +429,24 @@ pub(crate) fn confirm_error(topic: &str, receipt: &Receipt, error: TransportErro
     }
 }
 
+/// Lets readers go on, as long as they do and there is little room: who publishes as soon as one
+/// slot is free waits again for the next, and the wake-ups cost more than everything else.
+async fn catch_breath(ring: &TopicRing) {
+    let mut room = ring.free();
+    while room < ring.length() as u64 / 4 {
+        tokio::task::yield_now().await;
+        let before = std::mem::replace(&mut room, ring.free());
+        if room <= before {
+            return;
+        }
+    }
+}
+
 fn in_the_way(wait: &Wait) -> Option<Party> {
     match wait {
         Wait::Queue(queue) => Some(queue.party()),
+        Wait::Ring(by) => Some(by.party()),
+        Wait::Writer => None,
         Wait::Transport(TransportError::Full { by }) => by.clone(),
         Wait::Transport(_) => None,
     }

@@ -1,4 +1,4 @@
-//! The one path of a publish: room everywhere, then commit (law 9).
+//! The long way of a publish: room everywhere, then commit (law 9).
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -16,9 +16,11 @@ use crate::error::PublishError;
 use crate::event::Event;
 use crate::parcel::{self, Meta, Parcel, Shared, Typed};
 use crate::publish::Receipt;
+use crate::publish::outlet::Outlet;
 use crate::router::multicast::{Blocked, Reserved};
 use crate::router::queue::{Item, Queue};
-use crate::router::topic::{Line, TopicNode};
+use crate::router::ring::Refused;
+use crate::router::topic::{Busy, InTheWay, Sequences};
 
 /// What a publisher may ask for beyond the event.
 #[derive(Debug, Clone, Default)]
@@ -42,6 +44,10 @@ pub(crate) struct Job<E> {
 pub(crate) enum Wait {
     /// Room in this queue.
     Queue(Arc<Queue>),
+    /// Room in the topic's ring, for this subscription.
+    Ring(InTheWay),
+    /// Another publisher, in the middle of its write.
+    Writer,
     /// Room in the transport.
     Transport(TransportError),
 }
@@ -67,8 +73,8 @@ pub(crate) type Confirmation =
 /// A committed event.
 pub(crate) struct Sent {
     pub(crate) receipt: Receipt,
-    /// What had to go from full queues for it; dropped after the locks.
-    pub(crate) _gone: Vec<Item>,
+    /// What had to go for it; dropped after the locks.
+    pub(crate) _gone: (Vec<Item>, Option<Arc<dyn Parcel>>),
     /// What the transport still has to confirm. Until then the receipt is not exact.
     pub(crate) pending: Option<Confirmation>,
 }
@@ -76,20 +82,19 @@ pub(crate) struct Sent {
 /// Where an event comes from and goes to.
 pub(crate) struct Path<'a> {
     pub(crate) bus: &'a Core,
-    pub(crate) endpoint: &'a Name,
-    pub(crate) node: &'a TopicNode,
+    pub(crate) outlet: &'a Outlet,
     pub(crate) wishes: &'a Wishes,
 }
 
 impl Path<'_> {
     pub(crate) fn route(&self) -> Route {
-        let mut route = Route::new(self.node.topic.clone(), self.wishes.to.clone());
+        let mut route = Route::new(self.outlet.node.topic.clone(), self.wishes.to.clone());
         route.mandatory = self.wishes.require_subscriber;
         route
     }
 
     pub(crate) fn topic(&self) -> String {
-        self.node.topic.to_string()
+        self.outlet.node.topic.to_string()
     }
 }
 
@@ -105,8 +110,7 @@ impl<E: Event> Job<E> {
     /// Whether the event leaves the bus.
     fn leaves(&self, path: &Path<'_>) -> bool {
         let stays = path.wishes.local || E::SCHEMA.local;
-        let wanted = || path.bus.transport.interest(&path.route()) != Interest::No;
-        !stays && (self.permit.is_some() || wanted())
+        !stays && (self.permit.is_some() || is_wanted(path))
     }
 
     /// Encodes the event if the transport needs bytes; once, and under no lock.
@@ -134,8 +138,12 @@ impl<E: Event> Job<E> {
     }
 
     /// Publishes if there is room everywhere now. What was done towards it (the encoding, the
-    /// transport's permit) is kept for the next attempt. The topic's line is the caller's.
-    pub(crate) fn attempt(&mut self, path: &Path<'_>, line: &mut Line) -> Result<Sent, Stop> {
+    /// transport's permit) is kept for the next attempt. The right to it is the caller's.
+    pub(crate) fn attempt(
+        &mut self,
+        path: &Path<'_>,
+        sequences: &mut Sequences,
+    ) -> Result<Sent, Stop> {
         let bus = path.bus;
         bus.check_open(|| PublishError::Closed { topic: path.topic() })?;
         let leaves = self.leaves(path);
@@ -146,33 +154,48 @@ impl<E: Event> Job<E> {
             self.reserve(path)?;
         }
 
-        let queues = path.node.queues();
+        let node = &path.outlet.node;
+        let queues = node.queues();
         let to = path.wishes.to.as_ref();
-        let reserved = Reserved::reserve(&queues, to).map_err(|blocked| match blocked {
-            Blocked::Full(queue) if is_gated_here(&queue) => {
-                Stop::Fail(PublishError::Full { topic: path.topic(), by: Some(queue.party()) })
+        // What is for everyone goes by the ring to those who ride it; but past all bounds only
+        // queues can take it.
+        let by_ring = to.is_none() && !node.is(Busy::Draining);
+        let reserved = Reserved::reserve(&queues, |queue| {
+            queue.is_addressed(to) && !(by_ring && queue.lane().is_some())
+        })
+        .map_err(|blocked| self.blocked(path, blocked))?;
+        let ring = node.ring().filter(|_| by_ring);
+        // Counted before the claim: who leaves in between was there.
+        let readers = ring.map_or(0, |ring| ring.readers());
+        let claim = match ring.map(|ring| ring.try_claim(1)) {
+            Some(Ok(claim)) => Some(claim),
+            None | Some(Err(Refused::Nobody)) => None,
+            Some(Err(Refused::Full(by))) if is_own(by.queue) => {
+                let by = Some(by.party());
+                return Err(PublishError::Full { topic: path.topic(), by }.into());
             }
-            Blocked::Full(queue) => {
-                // Not kept while waiting here: it would hold up others out there, and know
-                // nothing of those who subscribe meanwhile.
-                self.permit = None;
-                Stop::Wait(Wait::Queue(queue))
-            }
-            Blocked::Refused(queue) => {
-                Stop::Fail(PublishError::Full { topic: path.topic(), by: Some(queue.party()) })
-            }
-        })?;
-        let here = reserved.count();
+            Some(Err(Refused::Full(by))) => return Err(self.wait(Wait::Ring(by))),
+            Some(Err(Refused::Busy)) => return Err(self.wait(Wait::Writer)),
+        };
+        let here = reserved.count() + if claim.is_some() { readers } else { 0 };
         if here == 0 && !leaves {
             if path.wishes.require_subscriber {
                 return Err(PublishError::NoSubscriber { topic: path.topic() }.into());
             }
-            return Ok(Sent { receipt: Receipt::default(), _gone: Vec::new(), pending: None });
+            let receipt = Receipt::default();
+            return Ok(Sent { receipt, _gone: (Vec::new(), None), pending: None });
         }
 
         // From here on nothing can fail: this is the commit.
         let encoded = self.encoded.take();
         let parcel = self.parcel(path, leaves, encoded.clone());
+        let mut before = None;
+        if let Some(mut claim) = claim {
+            claim.write(|old| {
+                before = old;
+                parcel.clone()
+            });
+        }
         let (elsewhere, pending) = match self.permit.take() {
             None => (None, None),
             Some(permit) => {
@@ -181,7 +204,7 @@ impl<E: Event> Job<E> {
                     None => Payload::Local(Arc::new(Shared(parcel.clone()))),
                 };
                 let mut envelope = parcel::to_envelope(parcel.meta(), payload);
-                envelope.sequence = Some(line.next_sequence(to));
+                envelope.sequence = Some(sequences.next(to));
                 match permit.commit(envelope) {
                     Commit::Done(receipt) => (Some(receipt), None),
                     Commit::Pending(pending) => {
@@ -193,7 +216,23 @@ impl<E: Event> Job<E> {
         let gone = reserved.commit(&parcel);
         let queues = Some((queues, path.wishes.to.clone()));
         let receipt = Receipt { here, queues, parcel: Some(parcel), elsewhere };
-        Ok(Sent { receipt, _gone: gone, pending })
+        Ok(Sent { receipt, _gone: (gone, before), pending })
+    }
+
+    fn blocked(&mut self, path: &Path<'_>, blocked: Blocked) -> Stop {
+        match blocked {
+            Blocked::Full(queue) if !is_gated_here(&queue) => self.wait(Wait::Queue(queue)),
+            Blocked::Full(queue) | Blocked::Refused(queue) => {
+                PublishError::Full { topic: path.topic(), by: Some(queue.party()) }.into()
+            }
+        }
+    }
+
+    /// To wait for room here. The transport's is not kept meanwhile: it would hold up others out
+    /// there, and know nothing of those who subscribe in between.
+    fn wait(&mut self, wait: Wait) -> Stop {
+        self.permit = None;
+        Stop::Wait(wait)
     }
 
     /// Reserves the transport's room.
@@ -218,13 +257,13 @@ impl<E: Event> Job<E> {
         encoded: Option<(ContentType, Bytes)>,
     ) -> Arc<dyn Parcel> {
         let wishes = path.wishes;
-        let mut meta =
-            Meta::new(path.node.topic.clone(), E::SCHEMA.version, path.bus.source(path.endpoint));
-        meta.to = wishes.to.clone();
-        if leaves || wishes.timestamped || !wishes.headers.is_empty() {
-            meta.time = Some(SystemTime::now());
-            meta.headers = wishes.headers.clone();
-        }
+        let timed = leaves || wishes.timestamped || !wishes.headers.is_empty();
+        let time = timed.then(SystemTime::now);
+        let mut meta = Meta::new(path.outlet.origin.clone()).with_extra(
+            wishes.to.clone(),
+            time,
+            wishes.headers.clone(),
+        );
         if let Some(id) = wishes.id {
             meta = meta.with_id(id);
         }
@@ -235,6 +274,18 @@ impl<E: Event> Job<E> {
             None => typed,
         })
     }
+}
+
+/// Whether somebody outside takes such an event. That nobody does is remembered, as long as the
+/// transport says that nothing has changed.
+fn is_wanted(path: &Path<'_>) -> bool {
+    let (bus, node) = (path.bus, &path.outlet.node);
+    let changes = bus.interest_changes.count();
+    let wanted = bus.transport.interest(&path.route()) != Interest::No;
+    if !wanted && path.wishes.to.is_none() {
+        node.nobody_outside(changes);
+    }
+    wanted
 }
 
 /// The transport has no room, and will have none.
@@ -248,8 +299,12 @@ pub(crate) fn refused(topic: String, error: TransportError) -> PublishError {
 /// Whether a queue is emptied by nobody but the handler that publishes into it now: to wait for
 /// its room would be to wait for oneself.
 pub(crate) fn is_gated_here(queue: &Arc<Queue>) -> bool {
-    let own = Arc::as_ptr(queue).addr();
-    IN_HANDLER.try_with(|running| running.gates == own).unwrap_or(false)
+    is_own(Arc::as_ptr(queue).addr())
+}
+
+/// As [`is_gated_here`], by the queue's address.
+fn is_own(queue: usize) -> bool {
+    IN_HANDLER.try_with(|running| running.gates == queue).unwrap_or(false)
 }
 
 /// The codec for events that name none, from the transport's preference.

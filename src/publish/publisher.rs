@@ -1,11 +1,14 @@
 //! A handle for hot loops.
 
+use std::future::Future;
 use std::marker::PhantomData;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use tokio::sync::watch;
 
-use busway_transport::{Notice, Topic, TransportError};
+use busway_transport::{BoxFuture, Notice, Topic, TransportError};
 
 use crate::bus::Core;
 use crate::endpoint::Endpoint;
@@ -14,7 +17,8 @@ use crate::event::Event;
 use crate::notice::Board;
 use crate::publish::future::confirm_error;
 use crate::publish::job::{Confirmation, Sent};
-use crate::publish::{Publish, Receipt};
+use crate::publish::outlet::Outlet;
+use crate::publish::{self, Publish, Receipt};
 use crate::router::topic::TopicNode;
 use crate::sync::Locked;
 
@@ -26,8 +30,8 @@ const KEPT: usize = 1024;
 ///
 /// Clones share their pipeline.
 pub struct Publisher<E> {
-    endpoint: Endpoint,
-    node: Arc<TopicNode>,
+    pub(super) endpoint: Endpoint,
+    pub(super) outlet: Arc<Outlet>,
     pipeline: Arc<Pipeline>,
     event: PhantomData<fn(E)>,
 }
@@ -57,14 +61,14 @@ pub struct Accepted {
 
 impl<E: Event> Publisher<E> {
     pub(crate) fn new(endpoint: Endpoint) -> Self {
-        let node = endpoint.bus.node_of(E::SCHEMA.topic);
+        let outlet = endpoint.outlet::<E, _>(|outlet| outlet.another());
         let pipeline = Pipeline {
-            topic: node.topic.clone(),
+            topic: outlet.node.topic.clone(),
             board: endpoint.bus.board.clone(),
             open: watch::Sender::new(0),
             failed: Mutex::default(),
         };
-        Self { endpoint, node, pipeline: Arc::new(pipeline), event: PhantomData }
+        Self { endpoint, outlet, pipeline: Arc::new(pipeline), event: PhantomData }
     }
 
     /// Publishes, waiting for room but not for confirmations.
@@ -73,12 +77,19 @@ impl<E: Event> Publisher<E> {
     /// [`PublishError`], as for [`Endpoint::publish`].
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nobody got the event.
-    pub async fn publish(&self, event: E) -> Result<Accepted, PublishError> {
-        let publish = Publish::new(&self.endpoint, event).through(self.node.clone());
-        let Sent { receipt, pending, .. } = publish.send().await?;
+    /// Dropped before it is ready, nobody got the event. While it waits it has its place in the
+    /// topic's line of publishers: poll it or drop it.
+    #[inline]
+    pub fn publish(&self, event: E) -> Publishing<'_, E> {
+        Publishing { publisher: self, event: Some(event), slow: None }
+    }
+
+    /// The long way, which waits for room where it must.
+    pub(super) async fn send(&self, event: E, gives_way: bool) -> Result<Accepted, PublishError> {
+        let publish = Publish::new(&self.endpoint, event).through(self.outlet.clone());
+        let Sent { receipt, pending, .. } = publish.send(gives_way).await?;
         let accepted = Accepted { reached: receipt.reached() };
-        self.pipeline.add(&self.endpoint.bus, &self.node, receipt, pending);
+        self.pipeline.add(&self.endpoint.bus, &self.outlet.node, receipt, pending);
         Ok(accepted)
     }
 
@@ -87,9 +98,9 @@ impl<E: Event> Publisher<E> {
     /// # Errors
     /// [`TryPublishError`], with the event.
     pub fn try_publish(&self, event: E) -> Result<Receipt, TryPublishError<E>> {
-        let publish = Publish::new(&self.endpoint, event).through(self.node.clone());
+        let publish = Publish::new(&self.endpoint, event).through(self.outlet.clone());
         let Sent { receipt, pending, .. } = publish.try_send()?;
-        self.pipeline.add(&self.endpoint.bus, &self.node, receipt.clone(), pending);
+        self.pipeline.add(&self.endpoint.bus, &self.outlet.node, receipt.clone(), pending);
         Ok(receipt)
     }
 
@@ -107,11 +118,69 @@ impl<E: Event> Publisher<E> {
         let mut open = self.pipeline.open.subscribe();
         let done = open.wait_for(|open| *open == 0);
         if tokio::time::timeout(after, done).await.is_err() {
-            let topic = self.node.topic.to_string();
+            let topic = self.outlet.node.topic.to_string();
             self.pipeline.failed.locked().add(PublishError::TimedOut { topic, after, by: None });
         }
         let Failed { failures, count } = std::mem::take(&mut *self.pipeline.failed.locked());
         if count == 0 { Ok(()) } else { Err(FlushError { failures, count }) }
+    }
+}
+
+/// An event on its way out of a [`Publisher`]; see [`Publisher::publish`].
+#[must_use = "an event is published when this is awaited"]
+pub struct Publishing<'a, E: Event> {
+    publisher: &'a Publisher<E>,
+    event: Option<E>,
+    slow: Option<BoxFuture<'a, Result<Accepted, PublishError>>>,
+}
+
+// No field is ever pinned in place.
+impl<E: Event> Unpin for Publishing<'_, E> {}
+
+impl<E: Event> Future for Publishing<'_, E> {
+    type Output = Result<Accepted, PublishError>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        if this.slow.is_some() {
+            return this.go_on(context);
+        }
+        let may_go_on = publish::may_go_on(context);
+        if may_go_on {
+            let publisher = this.publisher;
+            let bus = &publisher.endpoint.bus;
+            if let Some(reached) = publisher.outlet.publish(bus, &mut this.event) {
+                return Poll::Ready(Ok(Accepted { reached }));
+            }
+        }
+        this.take_the_long_way(context, may_go_on)
+    }
+}
+
+impl<E: Event> Publishing<'_, E> {
+    #[cold]
+    fn take_the_long_way(
+        &mut self,
+        context: &mut Context<'_>,
+        may_go_on: bool,
+    ) -> Poll<Result<Accepted, PublishError>> {
+        let event = self.event.take().expect("a publish is not polled after it was ready");
+        self.slow = Some(Box::pin(self.publisher.send(event, !may_go_on)));
+        self.go_on(context)
+    }
+
+    fn go_on(&mut self, context: &mut Context<'_>) -> Poll<Result<Accepted, PublishError>> {
+        match &mut self.slow {
+            Some(slow) => slow.as_mut().poll(context),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<E: Event> std::fmt::Debug for Publishing<'_, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publishing").field("topic", &E::SCHEMA.topic).finish_non_exhaustive()
     }
 }
 
@@ -185,7 +254,7 @@ impl<E> Clone for Publisher<E> {
     fn clone(&self) -> Self {
         Self {
             endpoint: self.endpoint.clone(),
-            node: self.node.clone(),
+            outlet: self.outlet.clone(),
             pipeline: self.pipeline.clone(),
             event: PhantomData,
         }
@@ -196,7 +265,7 @@ impl<E: Event> std::fmt::Debug for Publisher<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Publisher")
             .field("endpoint", &self.endpoint.name)
-            .field("topic", &self.node.topic)
+            .field("topic", &self.outlet.node.topic)
             .finish_non_exhaustive()
     }
 }

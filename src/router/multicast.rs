@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use busway_transport::Name;
-
 use super::queue::{Item, Queue, Room};
 use crate::parcel::Parcel;
 
@@ -50,13 +48,13 @@ impl Taken {
 }
 
 impl<'a> Reserved<'a> {
-    /// Reserves room in all of the queues that take such an event, or in none.
-    pub(crate) fn reserve(queues: &'a [Arc<Queue>], to: Option<&Name>) -> Result<Self, Blocked> {
+    /// Reserves room in all of the queues that `takes` is true for, or in none.
+    pub(crate) fn reserve(
+        queues: &'a [Arc<Queue>],
+        takes: impl Fn(&Queue) -> bool,
+    ) -> Result<Self, Blocked> {
         let mut room = Self { queues, taken: Taken::default() };
-        for (at, queue) in queues.iter().enumerate() {
-            if !queue.is_addressed(to) {
-                continue;
-            }
+        for (at, queue) in queues.iter().enumerate().filter(|(_, queue)| takes(queue)) {
             match queue.reserve() {
                 Room::Taken => room.taken.set(at),
                 Room::Ended => {}

@@ -2,9 +2,14 @@
 //!
 //! Room is reserved first and filled later, so that an event can be given to several queues or to
 //! none. Gaps stand in the queue where the lost events would have stood.
+//!
+//! A subscription that rides its topic's ring ([`Lane`]) has a queue too, for what does not go to
+//! everyone: what comes from outside, what is addressed to it, gaps. Each such item remembers the
+//! ring's position at its time, and is read after what was published there before it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use tokio::sync::Notify;
@@ -13,6 +18,7 @@ use busway_transport::{Gap, GapReason, Name, Party};
 
 use crate::ledger::{Counters, Fate, Ledger};
 use crate::parcel::Parcel;
+use crate::router::topic::Lane;
 use crate::sync::Locked;
 
 /// What a subscription's full queue does.
@@ -41,6 +47,12 @@ pub(crate) enum Item {
     Gap(Gap),
 }
 
+/// An item, and the position of the ring that it stands before.
+struct Placed {
+    at: u64,
+    item: Item,
+}
+
 /// How a queue takes an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Room {
@@ -60,13 +72,20 @@ pub(crate) struct Queue {
     pub(crate) endpoint: Name,
     /// Whether a handler reads it, which a drain waits for; a stream is its owner's to read.
     pub(crate) handled: bool,
-    capacity: usize,
-    overflow: Overflow,
+    pub(crate) capacity: usize,
+    pub(crate) overflow: Overflow,
+    /// Set when it rides a ring.
+    lane: OnceLock<Lane>,
     state: Mutex<State>,
+    /// The ring's position before which the first item stands; `u64::MAX` when it is empty. Changed
+    /// under the lock.
+    first_at: AtomicU64,
+    /// Whether the reader waits for more. Cleared before what it takes counts as taken.
+    rests: AtomicBool,
     /// Told when a slot of a full queue comes free, when its reader rests while it drains, and
     /// when it ends.
     pub(crate) room: Notify,
-    pub(crate) counters: Counters,
+    counters: Counters,
 }
 
 /// The life of a queue; it only goes forward.
@@ -85,7 +104,7 @@ enum Phase {
 
 #[derive(Default)]
 struct State {
-    items: VecDeque<Item>,
+    items: VecDeque<Placed>,
     /// How many of the items are events: gaps take no room.
     events: usize,
     reserved: usize,
@@ -106,7 +125,10 @@ impl Queue {
             handled,
             capacity,
             overflow,
+            lane: OnceLock::new(),
             state: Mutex::default(),
+            first_at: AtomicU64::new(u64::MAX),
+            rests: AtomicBool::new(false),
             room: Notify::new(),
             counters: Counters::default(),
         })
@@ -116,8 +138,51 @@ impl Queue {
         Party::endpoint(self.endpoint.clone())
     }
 
+    /// From now on what is published here for everyone comes by the ring.
+    pub(crate) fn ride(&self, lane: Lane) {
+        let _ = self.lane.set(lane);
+    }
+
+    #[inline]
+    pub(crate) fn lane(&self) -> Option<&Lane> {
+        self.lane.get()
+    }
+
     pub(crate) fn ledger(&self) -> Ledger {
-        self.counters.read()
+        self.counters.read(|| self.lane().map_or(0, Lane::arrived))
+    }
+
+    /// Counts what became of an event that had arrived. Only for its reader.
+    #[inline]
+    pub(crate) fn settled(&self, fate: Fate) {
+        self.counters.settled_by_reader(fate, 1);
+    }
+
+    /// As [`settled`](Self::settled), for several.
+    #[inline]
+    pub(crate) fn settled_many(&self, fate: Fate, count: u64) {
+        self.counters.settled_by_reader(fate, count);
+    }
+
+    /// Counts what its reader left on the ring.
+    pub(crate) fn left(&self, count: u64) {
+        self.counters.settled_many(Fate::dropped_unsubscribed, count);
+    }
+
+    /// Whether it is over at once, whatever is still there.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.locked().phase == Phase::Ended
+    }
+
+    /// The ring's position before which the first item stands.
+    #[inline]
+    pub(crate) fn first_at(&self) -> u64 {
+        self.first_at.load(Ordering::Acquire)
+    }
+
+    /// The place of what is put in now.
+    fn place(&self) -> u64 {
+        self.lane().map_or(0, |lane| lane.ring.position())
     }
 
     /// Whether an event with that address is for this subscription.
@@ -161,28 +226,36 @@ impl Queue {
         }
         self.counters.arrived();
         let mut gone = None;
+        let at = self.place();
         let reader = if state.events < self.capacity || state.phase > Phase::Open {
-            state.put(Item::Event(parcel))
+            state.put(at, Item::Event(parcel))
         } else {
             self.counters.settled(Fate::dropped_overflow);
             match self.overflow {
                 Overflow::DropNewest => {
                     gone = Some(Item::Event(parcel));
-                    state.put_gap(Gap::new(Some(1), GapReason::Overflow))
+                    state.put_gap(at, Gap::new(Some(1), GapReason::Overflow))
                 }
                 Overflow::Latest => {
                     gone = state.take_oldest();
-                    state.put(Item::Event(parcel))
+                    state.put(at, Item::Event(parcel))
                 }
                 _ => {
                     gone = state.drop_oldest();
-                    state.put(Item::Event(parcel))
+                    state.put(at, Item::Event(parcel))
                 }
             }
         };
+        self.show_first(&state);
         drop(state);
         wake(reader);
         gone
+    }
+
+    /// Lets the reader see where the first item stands, without the lock.
+    fn show_first(&self, state: &State) {
+        let first = state.items.front().map_or(u64::MAX, |placed| placed.at);
+        self.first_at.store(first, Ordering::Release);
     }
 
     /// Tells the reader of a loss, in place, and counts it.
@@ -191,52 +264,73 @@ impl Queue {
         if self.overflow == Overflow::Latest && gap.reason == GapReason::Overflow {
             return;
         }
-        let reader = self.state.locked().put_gap(gap);
+        let reader = {
+            let mut state = self.state.locked();
+            let reader = state.put_gap(self.place(), gap);
+            self.show_first(&state);
+            reader
+        };
         wake(reader);
     }
 
-    /// The next step; `None` after the end.
-    pub(crate) fn poll_next(&self, context: &mut Context<'_>) -> Poll<Option<Item>> {
+    /// The next step of those that stand before a position of the ring; `None` after the end.
+    pub(crate) fn poll_next(&self, context: &mut Context<'_>, before: u64) -> Poll<Option<Item>> {
         let mut state = self.state.locked();
-        let Some(item) = state.items.pop_front() else {
-            let over = state.phase == Phase::Closing && state.reserved == 0;
-            if over || state.phase == Phase::Ended {
-                return Poll::Ready(None);
-            }
-            if !state.reader.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-                state.reader = Some(context.waker().clone());
-            }
-            let draining = state.phase == Phase::Draining;
-            drop(state);
-            if draining {
-                self.room.notify_waiters();
-            }
-            return Poll::Pending;
-        };
-        if matches!(item, Item::Event(_)) {
+        if state.phase < Phase::Ended && state.items.front().is_some_and(|first| first.at <= before)
+        {
+            self.is_busy();
             let was_full = state.events + state.reserved >= self.capacity;
-            state.events -= 1;
+            let item = state.items.pop_front().map(|placed| placed.item);
+            let is_event = matches!(item, Some(Item::Event(_)));
+            state.events -= usize::from(is_event);
+            self.show_first(&state);
             drop(state);
-            if was_full {
+            if is_event && was_full {
                 self.room.notify_waiters();
             }
+            return Poll::Ready(item);
         }
-        Poll::Ready(Some(item))
+        let is_empty = state.items.is_empty() && state.reserved == 0;
+        if state.phase == Phase::Ended || (state.phase == Phase::Closing && is_empty) {
+            return Poll::Ready(None);
+        }
+        if !state.reader.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            state.reader = Some(context.waker().clone());
+        }
+        self.rests.store(true, Ordering::Release);
+        let draining = state.phase == Phase::Draining;
+        drop(state);
+        if draining {
+            self.room.notify_waiters();
+        }
+        Poll::Pending
+    }
+
+    /// The reader is about to take something.
+    #[inline]
+    pub(crate) fn is_busy(&self) {
+        if self.rests.load(Ordering::Relaxed) {
+            self.rests.store(false, Ordering::Release);
+        }
     }
 
     /// Whether it is empty and its reader waits for more: a handler's, then, is not running.
     pub(crate) fn is_at_rest(&self) -> bool {
         let state = self.state.locked();
-        let waiting = state.reader.is_some() && state.items.is_empty() && state.reserved == 0;
-        waiting || state.phase == Phase::Ended
+        // In this order: what the ring says was read had cleared `rests` before.
+        let empty = state.items.is_empty()
+            && state.reserved == 0
+            && self.lane().is_none_or(|lane| lane.waiting() == 0);
+        (empty && self.rests.load(Ordering::Acquire)) || state.phase == Phase::Ended
     }
 
     /// Whether a publisher would have to wait for it.
     pub(crate) fn is_full(&self) -> bool {
         let state = self.state.locked();
+        let queue_is_full = state.events + state.reserved >= self.capacity;
         state.phase == Phase::Open
             && self.overflow == Overflow::Wait
-            && state.events + state.reserved >= self.capacity
+            && (queue_is_full || self.lane().is_some_and(Lane::is_full))
     }
 
     /// From now on takes all that comes.
@@ -256,6 +350,9 @@ impl Queue {
         };
         self.room.notify_waiters();
         wake(reader);
+        if let Some(lane) = self.lane() {
+            lane.close();
+        }
     }
 
     /// Ends at once: what is still there is counted as dropped by its owner's wish.
@@ -265,10 +362,15 @@ impl Queue {
             state.phase = Phase::Ended;
             let events = std::mem::take(&mut state.events);
             self.counters.settled_many(Fate::dropped_unsubscribed, events as u64);
-            (std::mem::take(&mut state.items), state.reader.take())
+            let items = std::mem::take(&mut state.items);
+            self.show_first(&state);
+            (items, state.reader.take())
         };
         self.room.notify_waiters();
         wake(reader);
+        if let Some(lane) = self.lane() {
+            lane.close();
+        }
         // Dropped outside of the lock: a value's own `Drop` may do anything.
         drop(items);
     }
@@ -279,34 +381,34 @@ impl State {
         if self.phase >= Phase::Closing { self.reader.take() } else { None }
     }
 
-    fn put(&mut self, item: Item) -> Option<Waker> {
+    fn put(&mut self, at: u64, item: Item) -> Option<Waker> {
         self.events += usize::from(matches!(item, Item::Event(_)));
-        self.items.push_back(item);
+        self.items.push_back(Placed { at, item });
         self.reader.take()
     }
 
     /// Puts a gap at the end, or adds to one that stands there.
-    fn put_gap(&mut self, gap: Gap) -> Option<Waker> {
-        self.items.push_back(Item::Gap(gap));
+    fn put_gap(&mut self, at: u64, gap: Gap) -> Option<Waker> {
+        self.items.push_back(Placed { at, item: Item::Gap(gap) });
         self.join_gaps(self.items.len() - 1);
         self.reader.take()
     }
 
     /// Takes the oldest event out.
     fn take_oldest(&mut self) -> Option<Item> {
-        let at = self.items.iter().position(|item| matches!(item, Item::Event(_)))?;
+        let at = self.items.iter().position(|placed| matches!(placed.item, Item::Event(_)))?;
         self.events -= 1;
-        let item = self.items.remove(at)?;
+        let placed = self.items.remove(at)?;
         self.join_gaps(at);
-        Some(item)
+        Some(placed.item)
     }
 
     /// Takes the oldest event out, and puts a gap in its place.
     fn drop_oldest(&mut self) -> Option<Item> {
-        let at = self.items.iter().position(|item| matches!(item, Item::Event(_)))?;
+        let at = self.items.iter().position(|placed| matches!(placed.item, Item::Event(_)))?;
         self.events -= 1;
         let gap = Item::Gap(Gap::new(Some(1), GapReason::Overflow));
-        let item = std::mem::replace(&mut self.items[at], gap);
+        let item = std::mem::replace(&mut self.items[at].item, gap);
         self.join_gaps(at);
         Some(item)
     }
@@ -314,15 +416,20 @@ impl State {
     /// Makes one gap of those of one reason that stand side by side around a place, and of all of
     /// them when there are too many: between two events there are never more than a few.
     fn join_gaps(&mut self, at: usize) {
-        let is_gap = |item: &Item| matches!(item, Item::Gap(_));
+        // Side by side are those with no event of the ring between them either.
+        let Some(place) = self.items.get(at.min(self.items.len().saturating_sub(1))) else {
+            return;
+        };
+        let place = place.at;
+        let is_gap = |placed: &Placed| matches!(placed.item, Item::Gap(_)) && placed.at == place;
         let mut first = at.min(self.items.len());
         while first > 0 && is_gap(&self.items[first - 1]) {
             first -= 1;
         }
-        let count = self.items.iter().skip(first).take_while(|item| is_gap(item)).count();
+        let count = self.items.iter().skip(first).take_while(|placed| is_gap(placed)).count();
         let mut joined: Vec<Gap> = Vec::new();
-        for item in self.items.drain(first..first + count) {
-            let Item::Gap(gap) = item else { continue };
+        for placed in self.items.drain(first..first + count) {
+            let Item::Gap(gap) = placed.item else { continue };
             let same = joined.iter().position(|known| known.reason == gap.reason);
             match same.or((joined.len() == SIDE_BY_SIDE).then_some(SIDE_BY_SIDE - 1)) {
                 Some(known) => merge(&mut joined[known], &gap),
@@ -330,7 +437,7 @@ impl State {
             }
         }
         for gap in joined.into_iter().rev() {
-            self.items.insert(first, Item::Gap(gap));
+            self.items.insert(first, Placed { at: place, item: Item::Gap(gap) });
         }
     }
 }

@@ -106,7 +106,7 @@ impl Counted {
     fn read(&self) -> Ledger {
         match self {
             Self::Queue(queue) => queue.ledger(),
-            Self::Group(counters) => counters.read(),
+            Self::Group(counters) => counters.read(|| 0),
         }
     }
 }
@@ -259,18 +259,19 @@ async fn work<K: Kind, F, Fut>(
             () = stop.cancelled() => break,
             next = reader.next() => next,
         };
-        let topic = &reader.registration.filter;
         match next {
             None => break,
             Some(Ok(message)) => {
-                match until_done(&reader, &stop, run(running, || handler(message))).await {
+                match until_done(&mut reader, &stop, run(running, || handler(message))).await {
                     Handled::Ok => reader.settle(Fate::handled),
                     Handled::Error(error) => {
                         reader.settle(Fate::failed);
+                        let topic = &reader.registration.filter;
                         tracing::warn!(%topic, %error, "a handler failed");
                     }
                     Handled::Panic(panic) => {
                         reader.settle(Fate::failed);
+                        let topic = &reader.registration.filter;
                         tracing::error!(%topic, %panic, "a handler panicked");
                     }
                 }
@@ -284,7 +285,7 @@ async fn work<K: Kind, F, Fut>(
                     })
                     .await;
                 }
-                None => told.gap(topic, gap),
+                None => told.gap(&reader.registration.filter, gap),
             },
         }
     }
@@ -293,7 +294,7 @@ async fn work<K: Kind, F, Fut>(
 /// Waits for a handler that runs; told to stop meanwhile, it withdraws at once, so that a handler
 /// that is stuck holds nobody up any more.
 async fn until_done<K: Kind>(
-    reader: &Reader<K>,
+    reader: &mut Reader<K>,
     stop: &CancellationToken,
     call: impl Future<Output = Handled>,
 ) -> Handled {

@@ -20,6 +20,9 @@ pub trait Kind: Send + Sync + 'static {
     type View: ?Sized;
     #[doc(hidden)]
     fn open(event: Carried<'_>, attempt: u32) -> Result<Self::Message, GapReason>;
+    /// Without the codec, where that is possible.
+    #[doc(hidden)]
+    fn take(event: Carried<'_>) -> Option<Self::Message>;
     #[doc(hidden)]
     fn view(message: &Self::Message) -> &Self::View;
 }
@@ -30,6 +33,11 @@ impl<E: Event> Kind for E {
 
     fn open(event: Carried<'_>, attempt: u32) -> Result<Message<E>, GapReason> {
         Message::open(event.0, attempt)
+    }
+
+    #[inline]
+    fn take(event: Carried<'_>) -> Option<Message<E>> {
+        Message::take(event.0)
     }
 
     fn view(message: &Message<E>) -> &E {
@@ -47,6 +55,10 @@ impl Kind for Any {
 
     fn open(event: Carried<'_>, _: u32) -> Result<RawMessage, GapReason> {
         Ok(RawMessage::new(event.0.clone()))
+    }
+
+    fn take(event: Carried<'_>) -> Option<RawMessage> {
+        Some(RawMessage::new(event.0.clone()))
     }
 
     fn view(message: &RawMessage) -> &RawMessage {

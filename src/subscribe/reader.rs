@@ -1,4 +1,4 @@
-//! What a plain subscription and a stream share: from the queue to messages.
+//! What a plain subscription and a stream share: from the ring and the queue to messages.
 
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
@@ -10,15 +10,21 @@ use crate::error::SubscribeError;
 use crate::ledger::Fate;
 use crate::parcel::Parcel;
 use crate::router::queue::{Item, Overflow, Queue};
+use crate::router::topic::RingReader;
 use crate::subscribe::builder::{Options, Subscribe};
 use crate::subscribe::handler::panic_text;
 use crate::subscribe::kind::{Carried, Kind};
+
+/// How many steps a reader takes before it asks the runtime whether it may go on.
+const STEPS: u32 = 16;
 
 /// The registration of a queue with its bus; dropping it ends the subscription.
 pub(crate) struct Registration {
     bus: Weak<Core>,
     pub(crate) filter: TopicFilter,
     pub(crate) queue: Arc<Queue>,
+    /// Its place on the topic's ring, if it has one.
+    ring: Option<RingReader>,
     capacity: usize,
     shared: bool,
 }
@@ -34,8 +40,8 @@ impl Registration {
     ) -> Result<Self, SubscribeError> {
         let topic = filter.to_string();
         bus.check_not_closing(|| SubscribeError::Closed { topic: topic.clone() })?;
-        let this = Self { bus: Arc::downgrade(bus), filter, queue, capacity, shared };
-        bus.router.add(&this.filter, &this.queue);
+        let ring = bus.router.add(&filter, &queue);
+        let this = Self { bus: Arc::downgrade(bus), filter, queue, ring, capacity, shared };
         if shared {
             let attach = bus.intakes.attach(&this.filter, &this.queue, capacity);
             bus.within(&topic, attach).await?;
@@ -54,8 +60,8 @@ impl Drop for Registration {
 }
 
 impl Registration {
-    /// Ends the subscription; what is still in its queue is dropped and counted.
-    pub(crate) fn end(&self) {
+    /// Ends the subscription; what is still there for it is dropped and counted.
+    pub(crate) fn end(&mut self) {
         if let Some(bus) = self.bus.upgrade() {
             bus.router.remove(&self.filter, &self.queue);
             if self.shared {
@@ -64,6 +70,9 @@ impl Registration {
             bus.board.touch();
         }
         self.queue.end();
+        if let Some(ring) = &mut self.ring {
+            self.queue.left(ring.leave());
+        }
     }
 }
 
@@ -75,6 +84,10 @@ pub(crate) struct Reader<K: Kind> {
     /// Set when own events are not wanted: this endpoint on this bus.
     not_from: Option<Source>,
     left: Option<u64>,
+    /// Whether it takes everything, for ever.
+    simple: bool,
+    /// How many steps were taken without a pause.
+    steps: u32,
 }
 
 /// What a reader makes of an event.
@@ -84,6 +97,16 @@ pub(crate) enum Opened<M> {
     /// The subscription's filter panicked.
     Panicked(String),
     Lost(Fate, GapReason),
+}
+
+/// What comes next.
+enum Next<M> {
+    /// An event, opened, which is counted when it is settled.
+    Event(Opened<M>),
+    Gap(Gap),
+    /// A place whose publisher gave up.
+    Nothing,
+    End,
 }
 
 impl<K: Kind> Reader<K> {
@@ -107,64 +130,166 @@ impl<K: Kind> Reader<K> {
             Registration::new(&endpoint.bus, scope.filter, queue, inbound, shared).await?;
         let not_from = options.not_own.then(|| endpoint.bus.source(&endpoint.name));
         let left = options.take;
-        Ok(Self { registration, options, from: scope.from, not_from, left })
+        let simple = scope.from.is_none()
+            && not_from.is_none()
+            && left.is_none()
+            && options.predicate.is_none();
+        Ok(Self { registration, options, from: scope.from, not_from, left, simple, steps: 0 })
+    }
+
+    /// The next message, where it stands on the ring, is of the very type that was asked for, and
+    /// nothing more was asked.
+    #[inline]
+    pub(crate) fn take_simply(&mut self) -> Option<K::Message> {
+        if !self.simple || self.steps.is_multiple_of(STEPS) {
+            return None;
+        }
+        let Registration { queue, ring: Some(ring), .. } = &mut self.registration else {
+            return None;
+        };
+        // In this order: what was put into the queue before the ring's next event was published is
+        // seen once that event is.
+        if ring.ready(1) == 0 || queue.first_at() <= ring.cursor() {
+            return None;
+        }
+        let message = K::take(Carried(ring.get(0)?))?;
+        queue.is_busy();
+        ring.advance(1);
+        self.steps = self.steps.wrapping_add(1);
+        Some(message)
     }
 
     /// The next message or gap; `None` after the last.
+    #[inline(never)]
     pub(crate) fn poll_next(
         &mut self,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<K::Message, Gap>>> {
-        // A queue that never runs empty must not keep its task's thread from others.
-        let budget = ready!(tokio::task::coop::poll_proceed(context));
-        for _ in 0..256 {
+        loop {
+            // What never runs empty must not keep its task's thread from others. The runtime's own
+            // count costs more than a step here, and is asked only now and then.
+            if self.steps.is_multiple_of(STEPS) {
+                ready!(tokio::task::coop::poll_proceed(context)).made_progress();
+            }
             if self.left == Some(0) {
                 return Poll::Ready(None);
             }
-            let item = ready!(self.registration.queue.poll_next(context));
-            budget.made_progress();
-            let parcel = match item {
-                None => return Poll::Ready(None),
-                Some(Item::Gap(gap)) => return Poll::Ready(Some(Err(gap))),
-                Some(Item::Event(parcel)) => parcel,
-            };
-            let (from, not_from) = (self.from.as_ref(), self.not_from.as_ref());
-            match open(&parcel, 1, from, not_from, &self.options) {
-                Opened::Message(message) => {
-                    self.left = self.left.map(|left| left - 1);
-                    if self.left == Some(0) {
-                        // Over: it is in no publisher's way, also while it is not dropped.
-                        self.registration.end();
+            let next = ready!(self.poll_step(context));
+            self.steps = self.steps.wrapping_add(1);
+            match next {
+                Next::Event(Opened::Message(message)) => {
+                    if let Some(left) = &mut self.left {
+                        *left -= 1;
+                        if *left == 0 {
+                            // Over: it is in no publisher's way, also while it is not dropped.
+                            self.registration.end();
+                        }
                     }
                     return Poll::Ready(Some(Ok(message)));
                 }
-                Opened::Filtered => self.settle(Fate::filtered),
-                Opened::Panicked(panic) => {
-                    self.settle(Fate::failed);
-                    tracing::error!(
-                        topic = %self.registration.filter, panic, "a subscription's filter panicked"
-                    );
+                Next::Event(opened) => {
+                    if let Some(gap) = self.passed_over(opened) {
+                        return Poll::Ready(Some(Err(gap)));
+                    }
                 }
-                Opened::Lost(fate, reason) => {
-                    self.settle(fate);
-                    return Poll::Ready(Some(Err(Gap::new(Some(1), reason))));
-                }
+                Next::Gap(gap) => return Poll::Ready(Some(Err(gap))),
+                Next::Nothing => {}
+                Next::End => return Poll::Ready(None),
             }
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
+    }
+
+    /// Takes one step: from the ring, or from the queue what stands before the ring's next place.
+    #[inline]
+    fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Next<K::Message>> {
+        let (from, not_from) = (self.from.as_ref(), self.not_from.as_ref());
+        let Registration { queue, ring: Some(ring), .. } = &mut self.registration else {
+            return self.poll_queue(context, u64::MAX);
+        };
+        // In this order: what was put into the queue before the ring's next event was published is
+        // seen once that event is.
+        if ring.ready(1) == 0 || queue.first_at() <= ring.cursor() {
+            return self.poll_both(context);
+        }
+        queue.is_busy();
+        let next = match ring.get(0) {
+            Some(parcel) => Next::Event(open(parcel, 1, from, not_from, &self.options)),
+            None => {
+                ring.count_empty();
+                Next::Nothing
+            }
+        };
+        ring.advance(1);
+        Poll::Ready(next)
+    }
+
+    /// A step where there is nothing on the ring, or something in the queue before it.
+    #[cold]
+    fn poll_both(&mut self, context: &mut Context<'_>) -> Poll<Next<K::Message>> {
+        let before = self.registration.ring.as_ref().map_or(u64::MAX, RingReader::cursor);
+        let from_queue = match self.poll_queue(context, before) {
+            Poll::Ready(Next::End) => None,
+            Poll::Ready(next) => return Poll::Ready(next),
+            Poll::Pending => Some(()),
+        };
+        let Registration { queue, ring: Some(ring), .. } = &mut self.registration else {
+            return Poll::Ready(Next::End);
+        };
+        if from_queue.is_none() && (ring.is_over() || queue.has_ended()) {
+            return Poll::Ready(Next::End);
+        }
+        if ring.park(context.waker()) {
+            return Poll::Pending;
+        }
+        // Something came, or the end was set, in between: once more.
+        Poll::Ready(Next::Nothing)
+    }
+
+    fn poll_queue(&mut self, context: &mut Context<'_>, before: u64) -> Poll<Next<K::Message>> {
+        Poll::Ready(match ready!(self.registration.queue.poll_next(context, before)) {
+            None => Next::End,
+            Some(Item::Gap(gap)) => Next::Gap(gap),
+            Some(Item::Event(parcel)) => {
+                let (from, not_from) = (self.from.as_ref(), self.not_from.as_ref());
+                Next::Event(open(&parcel, 1, from, not_from, &self.options))
+            }
+        })
+    }
+
+    /// Counts an event that is not given out; gives the gap to be told, if that is a loss.
+    fn passed_over(&mut self, opened: Opened<K::Message>) -> Option<Gap> {
+        match opened {
+            Opened::Message(_) => None,
+            Opened::Filtered => {
+                self.settle(Fate::filtered);
+                None
+            }
+            Opened::Panicked(panic) => {
+                self.settle(Fate::failed);
+                tracing::error!(
+                    topic = %self.registration.filter, panic, "a subscription's filter panicked"
+                );
+                None
+            }
+            Opened::Lost(fate, reason) => {
+                self.settle(fate);
+                Some(Gap::new(Some(1), reason))
+            }
+        }
     }
 
     pub(crate) async fn next(&mut self) -> Option<Result<K::Message, Gap>> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
+    #[inline]
     pub(crate) fn settle(&self, fate: Fate) {
-        self.registration.queue.counters.settled(fate);
+        self.registration.queue.settled(fate);
     }
 }
 
 /// Opens a parcel for a subscriber, or says why not.
+#[inline]
 pub(crate) fn open<K: Kind>(
     parcel: &Arc<dyn Parcel>,
     attempt: u32,
@@ -172,8 +297,10 @@ pub(crate) fn open<K: Kind>(
     not_from: Option<&Source>,
     options: &Options<K>,
 ) -> Opened<K::Message> {
-    let source = &parcel.meta().source;
-    if from.is_some_and(|from| source.endpoint != *from) || not_from == Some(source) {
+    let source = || parcel.meta().source();
+    if from.is_some_and(|from| source().endpoint != *from)
+        || not_from.is_some_and(|own| own == source())
+    {
         return Opened::Filtered;
     }
     let message = match K::open(Carried(parcel), attempt) {

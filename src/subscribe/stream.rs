@@ -47,7 +47,17 @@ impl<K: Kind> EventStream<K> {
         self.reader.registration.queue.ledger()
     }
 
+    #[inline]
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<K::Message, Gap>>> {
+        if let Some(message) = self.reader.take_simply() {
+            self.reader.settle(Fate::handled);
+            return Poll::Ready(Some(Ok(message)));
+        }
+        self.poll_slowly(context)
+    }
+
+    #[inline(never)]
+    fn poll_slowly(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<K::Message, Gap>>> {
         if self.ended {
             return Poll::Ready(None);
         }

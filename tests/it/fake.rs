@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use busway::Bus;
 use busway_transport::{
-    Address, Arrival, Asks, BoxStream, Capabilities, Commit, ConnectOptions, Connector,
+    Address, Arrival, Asks, BoxStream, Capabilities, Changes, Commit, ConnectOptions, Connector,
     ContentType, DeadLetter, Deliveries, Envelope, GroupDeliveries, GroupKey, GroupSpec, Interest,
     MessageId, Name, OutgoingRequest, Payload, Peer, PeerId, Permit, PlainInterest, Receipt, Reply,
     ResponderSpec, Route, Source, Status, SubscriptionId, Transport, TransportError,
@@ -31,7 +31,8 @@ pub(crate) enum Fate {
 #[derive(Default)]
 pub(crate) struct Knobs {
     /// Whether somebody out there wants every event.
-    pub(crate) interested: AtomicBool,
+    interested: AtomicBool,
+    interest_changes: Changes,
     /// What becomes of committed events.
     pub(crate) fate: Mutex<Fate>,
     /// How many events were committed.
@@ -51,6 +52,12 @@ pub(crate) struct Knobs {
 }
 
 impl Knobs {
+    /// From now on somebody out there wants every event.
+    pub(crate) fn interest(&self) {
+        self.interested.store(true, Ordering::SeqCst);
+        self.interest_changes.add();
+    }
+
     /// Lets something arrive for the first interest of the bus.
     pub(crate) fn arrive(&self, arrival: Arrival) {
         self.interests.lock().unwrap()[0].1.send(arrival).unwrap();
@@ -126,6 +133,10 @@ impl Transport for Fake {
 
     fn interest(&self, _: &Route) -> Interest {
         if self.0.interested.load(Ordering::SeqCst) { Interest::Yes } else { Interest::No }
+    }
+
+    fn interest_changes(&self) -> Changes {
+        self.0.interest_changes.clone()
     }
 
     fn responders(&self, _: &Route) -> Interest {

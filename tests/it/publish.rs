@@ -230,7 +230,7 @@ struct Reentrant(Publishing);
 async fn an_event_is_serialised_under_no_lock() {
     watched(async {
         let (fake, knobs) = fake_bus().await;
-        knobs.interested.store(true, Ordering::SeqCst);
+        knobs.interest();
         let private = Bus::private().await.unwrap();
         let a = private.endpoint("a").unwrap();
         a.subscribe::<Reentrant>().group("g").for_each(|_| async {}).await.unwrap();
@@ -252,7 +252,7 @@ async fn an_event_is_serialised_under_no_lock() {
 async fn a_subscriber_that_is_wanted_and_not_there_is_told_after_the_commit_too() {
     let (bus, knobs) = fake_bus().await;
     let a = bus.endpoint("a").unwrap();
-    knobs.interested.store(true, Ordering::SeqCst);
+    knobs.interest();
     let error = a.publish(Numbered(1)).require_subscriber().await.unwrap_err();
     assert!(matches!(error, PublishError::NoSubscriber { .. }), "{error:?}");
     assert_eq!(a.publish(Numbered(1)).await.unwrap().reached(), 0);
@@ -262,7 +262,7 @@ async fn a_subscriber_that_is_wanted_and_not_there_is_told_after_the_commit_too(
 async fn an_unconfirmed_event_is_named_with_its_id_once() {
     let (bus, knobs) = fake_bus().await;
     let a = bus.endpoint("a").unwrap();
-    knobs.interested.store(true, Ordering::SeqCst);
+    knobs.interest();
     *knobs.fate.lock().unwrap() = Fate::Lost;
     let _here = a.stream::<Numbered>().await.unwrap();
     let own = busway::MessageId::new();
@@ -282,7 +282,7 @@ async fn a_flush_ends_with_its_bus_and_says_what_is_unconfirmed() {
     watched(async {
         let (bus, knobs) = fake_bus().await;
         let a = bus.endpoint("a").unwrap();
-        knobs.interested.store(true, Ordering::SeqCst);
+        knobs.interest();
         *knobs.fate.lock().unwrap() = Fate::Silent;
         let publisher = a.publisher::<Numbered>();
         publisher.publish(Numbered(1)).await.unwrap();
@@ -301,7 +301,7 @@ async fn a_failure_that_no_flush_reported_is_told_on_the_bus() {
     watched(async {
         let (bus, knobs) = fake_bus().await;
         let a = bus.endpoint("a").unwrap();
-        knobs.interested.store(true, Ordering::SeqCst);
+        knobs.interest();
         *knobs.fate.lock().unwrap() = Fate::Lost;
         let mut notices = bus.notices();
         let publisher = a.publisher::<Numbered>();
@@ -327,7 +327,7 @@ async fn a_flush_waits_for_what_try_publish_sent_too() {
     watched(async {
         let (bus, knobs) = fake_bus().await;
         let a = bus.endpoint("a").unwrap();
-        knobs.interested.store(true, Ordering::SeqCst);
+        knobs.interest();
         *knobs.fate.lock().unwrap() = Fate::Silent;
         let publisher = a.publisher::<Numbered>();
         let receipt = publisher.try_publish(Numbered(1)).unwrap();

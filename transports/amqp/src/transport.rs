@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use busway_transport::{
-    Asks, Capabilities, Capability, Commit, ContentType, DeadLetter, Deliveries, Envelope,
+    Asks, Capabilities, Capability, Changes, Commit, ContentType, DeadLetter, Deliveries, Envelope,
     GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer, Permit,
     PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
 };
@@ -154,6 +154,11 @@ impl Transport for AmqpTransport {
         // Never `No`: a durable group without members, and programs in other languages, say
         // nothing of themselves.
         if known { Interest::Yes } else { Interest::Unknown }
+    }
+
+    fn interest_changes(&self) -> Changes {
+        // It never says `No`.
+        Changes::new()
     }
 
     fn responders(&self, route: &Route) -> Interest {

@@ -12,9 +12,9 @@ use busway::{
 use busway_conformance::{Case, Harness, WATCHDOG, run, run_case_within};
 use busway_memory::{MemoryConnector, MemoryTransport};
 use busway_transport::{
-    Arrival, Ask, Asks, ConnectOptions, Deliveries, Delivery, GroupDeliveries, GroupKey, GroupSpec,
-    Interest, Outcome, OutgoingRequest, PlainInterest, Replier, Reply, ResponderSpec, Route,
-    Settlement, SubscriptionId, Transport,
+    Arrival, Ask, Asks, Changes, ConnectOptions, Deliveries, Delivery, GroupDeliveries, GroupKey,
+    GroupSpec, Interest, Outcome, OutgoingRequest, PlainInterest, Replier, Reply, ResponderSpec,
+    Route, Settlement, SubscriptionId, Transport,
 };
 use futures::future::join_all;
 use futures::{Stream, StreamExt, stream};
@@ -255,6 +255,10 @@ impl Transport for FakeTransport {
 
     fn interest(&self, route: &Route) -> Interest {
         self.inner.interest(route)
+    }
+
+    fn interest_changes(&self) -> Changes {
+        self.inner.interest_changes()
     }
 
     fn responders(&self, route: &Route) -> Interest {

@@ -112,6 +112,7 @@ fn current<'a>(state: &'a mut State, link: &Arc<Link>) -> Result<&'a mut Remote,
 fn apply(state: &mut State, link: &Arc<Link>, change: Change) -> Result<(), WireError> {
     let peer = link.peer;
     let now = Instant::now();
+    state.interest_changes.add();
     let remote = current(state, link)?;
     match change {
         Change::Endpoint(name) => {

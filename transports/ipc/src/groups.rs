@@ -85,6 +85,7 @@ impl Mesh {
         let (number, announced) = self.with(|state, _| {
             state.check_here()?;
             let number = state.own.number();
+            state.interest_changes.add();
             state.engine.join(Member { peer: self.me, number }, &spec, Instant::now());
             let change = Change::Join { member: number, spec: (&spec).into() };
             state.own.members.insert(number, OwnMember { spec, mailbox: mailbox.clone() });

@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use busway_groups::{DeadLetters, Engine};
-use busway_transport::{ConnectOptions, Name, Notice, PeerId, Status, Topic, TransportError};
+use busway_transport::{
+    Changes, ConnectOptions, Name, Notice, PeerId, Status, Topic, TransportError,
+};
 use tokio::sync::Notify;
 
 use crate::announce::Acks;
@@ -62,6 +64,8 @@ pub(crate) struct State {
     /// Publishers that wait for room, per route, in the order they came.
     pub(crate) waiting: HashMap<(Topic, Option<Name>), VecDeque<Arc<Notify>>>,
     pub(crate) last_link: u64,
+    /// Counted before a change of what peers want is acknowledged.
+    pub(crate) interest_changes: Changes,
 }
 
 /// How far the transport's life is.
@@ -105,6 +109,7 @@ impl Mesh {
                 calls: Calls::default(),
                 waiting: HashMap::new(),
                 last_link: 0,
+                interest_changes: Changes::new(),
             }),
             notices: Notices::new(options.host.clone()),
             changed: Arc::new(Notify::new()),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use busway_transport::{
-    Asks, Capabilities, Capability, ContentType, DeadLetter, Deliveries, GroupDeliveries, GroupKey,
-    GroupSpec, Interest, Name, OutgoingRequest, Peer, PlainInterest, Reply, ResponderSpec, Route,
-    Status, SubscriptionId, Transport, TransportError,
+    Asks, Capabilities, Capability, Changes, ContentType, DeadLetter, Deliveries, GroupDeliveries,
+    GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer, PlainInterest, Reply,
+    ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
 };
 use tokio::task::AbortHandle;
 use tokio::time::timeout_at;
@@ -116,6 +116,10 @@ impl Transport for IpcTransport {
     fn interest(&self, route: &Route) -> Interest {
         let wanted = self.mesh.look(|state| state.wanted(route) || state.engine.interested(route));
         if wanted { Interest::Yes } else { Interest::No }
+    }
+
+    fn interest_changes(&self) -> Changes {
+        self.mesh.look(|state| state.interest_changes.clone())
     }
 
     fn responders(&self, route: &Route) -> Interest {

@@ -8,8 +8,8 @@ use tokio::sync::{Notify, mpsc};
 
 use busway_groups::{DeadLetters, Engine};
 use busway_transport::{
-    Arrival, Ask, Delivery, GroupSpec, Host, Interest, Name, Notice, Peer, PeerId, PlainInterest,
-    ResponderSpec, Route, SubscriptionId,
+    Arrival, Ask, Changes, Delivery, GroupSpec, Host, Interest, Name, Notice, Peer, PeerId,
+    PlainInterest, ResponderSpec, Route, SubscriptionId,
 };
 
 /// How many dead letters of each group are kept.
@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) buses: BTreeMap<PeerId, BusState>,
     pub(crate) members: BTreeMap<MemberId, Member>,
     pub(crate) responders: BTreeMap<u64, Responder>,
+    /// Counted before any bus is answered.
+    pub(crate) interest_changes: Changes,
     /// Deliveries whose member had gone. They settle themselves when they are dropped, which must
     /// happen outside of the lock: [`Hub::with`] does.
     pub(crate) stranded: Vec<Delivery>,
@@ -166,6 +168,7 @@ impl State {
 
     /// Tells the others that something about a bus has changed.
     pub(crate) fn changed(&mut self, peer: PeerId) {
+        self.interest_changes.add();
         self.tell_others(peer, &Notice::PeerChanged(peer));
     }
 

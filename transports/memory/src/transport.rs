@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use busway_transport::{
-    Asks, Capabilities, Capability, ConnectOptions, ContentType, DeadLetter, Deliveries,
+    Asks, Capabilities, Capability, Changes, ConnectOptions, ContentType, DeadLetter, Deliveries,
     GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer, PeerId,
     PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
 };
@@ -112,6 +112,10 @@ impl Transport for MemoryTransport {
 
     fn interest(&self, route: &Route) -> Interest {
         self.hub.with(|state| state.interest(self.peer, route))
+    }
+
+    fn interest_changes(&self) -> Changes {
+        self.hub.with(|state| state.interest_changes.clone())
     }
 
     fn responders(&self, route: &Route) -> Interest {

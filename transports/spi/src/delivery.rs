@@ -56,12 +56,27 @@ pub enum Arrival {
     Gap(Gap),
 }
 
-/// Events that a subscription did not get, told in the place where they were lost (law 4). As the
-/// error of a stream's items it makes `?` stop at a loss.
+/// Events that a subscription did not get, told in the place where they were lost (law 4): how many
+/// are `missed`, and for what `reason`. As the error of a stream's items it makes `?` stop at a
+/// loss.
+///
+/// ```
+/// use busway_transport::{Gap, GapReason};
+/// let gap = Gap::new(Some(3), GapReason::Overflow);
+/// assert_eq!(gap.missed, Some(3));
+/// assert_eq!(gap.reason, GapReason::Overflow);
+/// ```
+// Behind a pointer: every item of a stream is as large as the largest that it could be, and gaps
+// are rare.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct Gap(Box<Missing>);
+
+/// What a [`Gap`] tells; read it as the gap's own fields.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} lost: {reason}", match missed { Some(1) => "1 event".into(), Some(n) => format!("{n} events"), None => "an unknown number of events".to_owned() })]
 #[non_exhaustive]
-pub struct Gap {
+pub struct Missing {
     /// How many events are missing; `None` when that cannot be known.
     pub missed: Option<u64>,
     /// Why.
@@ -71,7 +86,20 @@ pub struct Gap {
 impl Gap {
     /// A gap.
     pub fn new(missed: Option<u64>, reason: GapReason) -> Self {
-        Self { missed, reason }
+        Self(Box::new(Missing { missed, reason }))
+    }
+}
+
+impl std::ops::Deref for Gap {
+    type Target = Missing;
+    fn deref(&self) -> &Missing {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Gap {
+    fn deref_mut(&mut self) -> &mut Missing {
+        &mut self.0
     }
 }
 

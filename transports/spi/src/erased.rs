@@ -8,9 +8,10 @@ use std::time::Instant;
 use futures_core::future::BoxFuture;
 
 use crate::{
-    Address, Asks, Capabilities, Commit, ConnectOptions, Connector, DeadLetter, Deliveries,
-    Envelope, GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer, Permit,
-    PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
+    Address, Asks, Capabilities, Changes, Commit, ConnectOptions, Connector, DeadLetter,
+    Deliveries, Envelope, GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest,
+    Peer, Permit, PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport,
+    TransportError,
 };
 
 type Wait<'a, T> = BoxFuture<'a, Result<T, TransportError>>;
@@ -126,6 +127,8 @@ erase! {
         fn set_ready(&self);
         /// See [`Transport::interest`].
         fn interest(&self, route: &Route) -> Interest;
+        /// See [`Transport::interest_changes`].
+        fn interest_changes(&self) -> Changes;
         /// See [`Transport::responders`].
         fn responders(&self, route: &Route) -> Interest;
     }

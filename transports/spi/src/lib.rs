@@ -31,7 +31,7 @@ pub mod transport;
 pub use address::Address;
 pub use capability::{Capabilities, Capability};
 pub use connector::{ConnectOptions, Connector, Registry};
-pub use delivery::{Arrival, Deliveries, Gap, GapReason, PlainInterest, SubscriptionId};
+pub use delivery::{Arrival, Deliveries, Gap, GapReason, Missing, PlainInterest, SubscriptionId};
 pub use envelope::{ContentType, Envelope, Headers, LocalPayload, Payload, PayloadError, Source};
 pub use erased::{PermitHandle, TransportHandle};
 pub use error::{Party, TransportError};
@@ -42,7 +42,7 @@ pub use group::{
 pub use id::{MessageId, PeerId};
 pub use name::{Name, NameError, Topic, TopicFilter};
 pub use notice::{Host, Notice};
-pub use presence::{Interest, Peer, Status};
+pub use presence::{Changes, Interest, Peer, Status};
 pub use request::{Ask, Asks, FailureKind, OutgoingRequest, Replier, Reply, ResponderSpec};
 pub use transport::{Commit, Permit, Receipt, Route, Transport};
 

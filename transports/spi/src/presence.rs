@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Name, PeerId};
 
@@ -39,6 +41,39 @@ pub enum Interest {
     No,
     /// The transport cannot know without asking.
     Unknown,
+}
+
+/// How often the answers to [`Transport::interest`](crate::Transport::interest) may have changed.
+/// Clones count together.
+///
+/// A bus remembers that nobody is interested in a topic, with the count at that time, and asks
+/// again when the count has grown. So a transport counts a new interest *before* it acknowledges
+/// it: an event that is published after that must find it (law 1).
+#[derive(Debug, Clone)]
+pub struct Changes(Arc<AtomicU64>);
+
+impl Changes {
+    /// None so far, which counts as 1: 0 stands for "never asked".
+    pub fn new() -> Self {
+        Self(Arc::new(AtomicU64::new(1)))
+    }
+
+    /// Counts a change.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The count.
+    #[inline]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// The state of a transport's connection.

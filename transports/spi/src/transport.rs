@@ -7,9 +7,9 @@ use std::time::Instant;
 use futures_core::future::BoxFuture;
 
 use crate::{
-    Asks, Capabilities, DeadLetter, Deliveries, Envelope, GroupDeliveries, GroupKey, GroupSpec,
-    Interest, Name, OutgoingRequest, Party, Peer, PlainInterest, Reply, ResponderSpec, Status,
-    SubscriptionId, Topic, TransportError,
+    Asks, Capabilities, Changes, DeadLetter, Deliveries, Envelope, GroupDeliveries, GroupKey,
+    GroupSpec, Interest, Name, OutgoingRequest, Party, Peer, PlainInterest, Reply, ResponderSpec,
+    Status, SubscriptionId, Topic, TransportError,
 };
 
 /// Where an event goes.
@@ -123,6 +123,9 @@ pub trait Transport: Send + Sync + 'static {
     /// Whether anybody takes such an event: another bus's plain subscription, or a group's member
     /// on any bus, this one included. A group that outlives its members counts.
     fn interest(&self, route: &Route) -> Interest;
+
+    /// The count of changes to the answers of [`interest`](Self::interest): always the same one.
+    fn interest_changes(&self) -> Changes;
 
     /// Whether anybody answers such a request, on any bus.
     fn responders(&self, route: &Route) -> Interest;

@@ -67,7 +67,7 @@ fn a_lost_connection_loses_no_group_work_and_tells_a_gap_once() {
         let mut gaps = 0;
         while gaps == 0 {
             if let Arrival::Gap(gap) = plain.next().await.expect("goes on") {
-                assert_eq!((gap.missed, gap.reason), (None, GapReason::Disconnected));
+                assert_eq!((gap.missed, &gap.reason), (None, &GapReason::Disconnected));
                 gaps += 1;
             }
         }

@@ -45,7 +45,7 @@ pub(crate) async fn overflow_is_told_in_its_place(world: World) -> Done {
     }
 
     let gap = oldest.gap().await?;
-    assert_eq!((gap.missed, gap.reason), (Some(6), GapReason::Overflow));
+    assert_eq!((gap.missed, &gap.reason), (Some(6), &GapReason::Overflow));
     for n in 6..10 {
         assert_eq!(oldest.next().await?.n, n);
     }
@@ -53,7 +53,7 @@ pub(crate) async fn overflow_is_told_in_its_place(world: World) -> Done {
         assert_eq!(newest.next().await?.n, n);
     }
     let gap = newest.gap().await?;
-    assert_eq!((gap.missed, gap.reason), (Some(6), GapReason::Overflow));
+    assert_eq!((gap.missed, &gap.reason), (Some(6), &GapReason::Overflow));
     assert_eq!(latest.next().await?.n, 9, "only the latest, and no gap");
 
     for inbox in [&oldest, &newest] {
@@ -125,7 +125,7 @@ pub(crate) async fn foreign_version_is_a_gap_in_its_place(world: World) -> Done 
         assert_eq!(old.next().await?.n, 1);
         let gap = old.gap().await?;
         let expected = GapReason::Version { topic: "kit.contract".into(), found: 7, expected: 1 };
-        assert_eq!((gap.missed, gap.reason), (Some(1), expected));
+        assert_eq!((gap.missed, &gap.reason), (Some(1), &expected));
         assert_eq!(old.next().await?.n, 4, "version 2 is a topic of its own");
         assert_eq!(new.next().await?.n, 2);
         assert_eq!(old.ledger().dropped_version, 1);

@@ -1,0 +1,1 @@
+//! `publisher.publish_all(events)`: many at once.

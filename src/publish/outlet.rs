@@ -1,0 +1,167 @@
+//! The short way of a publish: straight into the topic's ring, where nothing else is concerned.
+
+use std::any::TypeId;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use busway_transport::Name;
+
+use crate::bus::Core;
+use crate::by_type::ByType;
+use crate::event::Event;
+use crate::parcel::{self, Origin, Parcel};
+use crate::publish::line::Line;
+use crate::router::ring::Refused;
+use crate::router::topic::TopicNode;
+
+/// What one publisher needs for publishing on one topic.
+pub(crate) struct Outlet {
+    pub(crate) node: Arc<TopicNode>,
+    pub(crate) origin: Arc<Origin>,
+    pub(crate) line: Line,
+}
+
+impl Outlet {
+    fn new<E: Event>(bus: &Core, endpoint: &Name) -> Arc<Self> {
+        let node = bus.node_of(E::SCHEMA.topic);
+        let (topic, source) = (node.topic.clone(), bus.source(endpoint));
+        let origin = Arc::new(Origin { topic, version: E::SCHEMA.version, source });
+        Arc::new(Self { node, origin, line: Line::default() })
+    }
+
+    /// For another publisher of the same endpoint.
+    pub(crate) fn another(&self) -> Arc<Self> {
+        let (node, origin) = (self.node.clone(), self.origin.clone());
+        Arc::new(Self { node, origin, line: Line::default() })
+    }
+
+    /// Publishes an event that is for nobody but the readers of the topic's ring, if there is room:
+    /// no clock, no id, no lock, and no allocation where an earlier event left its memory. Gives
+    /// the number of those it reached, or nothing: then the event is still there, for the long way.
+    #[inline]
+    pub(crate) fn publish<E: Event>(&self, bus: &Core, event: &mut Option<E>) -> Option<usize> {
+        self.publish_with(bus, event, |_| {})
+    }
+
+    /// As [`publish`](Self::publish); `keep` sees the parcel.
+    #[inline]
+    pub(crate) fn publish_with<E: Event>(
+        &self,
+        bus: &Core,
+        event: &mut Option<E>,
+        keep: impl FnOnce(&Arc<dyn Parcel>),
+    ) -> Option<usize> {
+        if !self.is_simple::<E>(bus) {
+            return None;
+        }
+        // Counted before the claim: who leaves in between was there.
+        let Some((ring, readers @ 1..)) = self.node.ring().map(|ring| (ring, ring.readers()))
+        else {
+            *event = None;
+            return Some(0);
+        };
+        let mut claim = match ring.try_claim(1) {
+            Ok(claim) => claim,
+            Err(Refused::Nobody) => {
+                *event = None;
+                return Some(0);
+            }
+            Err(Refused::Full(_) | Refused::Busy) => return None,
+        };
+        let event = event.take()?;
+        let mut remains = None;
+        claim.write(|old| {
+            let (parcel, old) = parcel::fill(old, event, &self.origin);
+            remains = Some(old);
+            keep(&parcel);
+            parcel
+        });
+        drop(claim);
+        // Only now: what was there before may do anything when it is dropped.
+        drop(remains);
+        Some(readers)
+    }
+
+    /// As [`publish`](Self::publish), for as many of some events as there is room for at once.
+    /// Takes them from the front, and gives how many, and how many readers there are.
+    pub(crate) fn publish_many<E: Event>(
+        &self,
+        bus: &Core,
+        events: &mut std::vec::IntoIter<E>,
+    ) -> Option<(usize, usize)> {
+        let count = events.len();
+        if !self.is_simple::<E>(bus) {
+            return None;
+        }
+        let Some((ring, readers @ 1..)) = self.node.ring().map(|ring| (ring, ring.readers()))
+        else {
+            events.for_each(drop);
+            return Some((count, 0));
+        };
+        let mut claim = match ring.try_claim(count as u64) {
+            Ok(claim) => claim,
+            Err(Refused::Nobody) => {
+                events.for_each(drop);
+                return Some((count, 0));
+            }
+            Err(Refused::Full(_) | Refused::Busy) => return None,
+        };
+        let mut remains = Vec::with_capacity(claim.left());
+        let claimed = claim.left();
+        for event in events.take(claimed) {
+            claim.write(|old| {
+                let (parcel, old) = parcel::fill(old, event, &self.origin);
+                remains.push(old);
+                parcel
+            });
+        }
+        drop(claim);
+        drop(remains);
+        Some((claimed, readers))
+    }
+
+    /// Whether a publish without options concerns nothing but the ring.
+    #[inline]
+    fn is_simple<E: Event>(&self, bus: &Core) -> bool {
+        let nobody_outside = || self.node.is_for_nobody_outside(bus.interest_changes.count());
+        self.node.is_simple() && self.line.is_empty() && (E::SCHEMA.local || nobody_outside())
+    }
+}
+
+/// The outlets of one endpoint, by event type.
+#[derive(Default)]
+pub(crate) struct Outlets {
+    known: ArcSwap<ByType<Arc<Outlet>>>,
+}
+
+impl Outlets {
+    /// Lets `act` use the outlet of an event type, made on first use.
+    #[inline]
+    pub(crate) fn with<E: Event, T>(
+        &self,
+        bus: &Core,
+        endpoint: &Name,
+        act: impl FnOnce(&Arc<Outlet>) -> T,
+    ) -> T {
+        let known = self.known.load();
+        match known.get(&TypeId::of::<E>()) {
+            Some(outlet) => act(outlet),
+            None => {
+                drop(known);
+                act(&self.make::<E>(bus, endpoint))
+            }
+        }
+    }
+
+    #[cold]
+    fn make<E: Event>(&self, bus: &Core, endpoint: &Name) -> Arc<Outlet> {
+        let outlet = Outlet::new::<E>(bus, endpoint);
+        self.known.rcu(|known| {
+            let mut known = ByType::clone(known);
+            known.entry(TypeId::of::<E>()).or_insert_with(|| outlet.clone());
+            known
+        });
+        outlet
+    }
+}
