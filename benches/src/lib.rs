@@ -23,8 +23,8 @@
 //! output says how much they took.
 //!
 //! # What is missing
-//! The bench `router` has no cases `chunk/…` yet: busway's streams have no batch read so far, and
-//! item by item under that name would be a lie.
+//! busway has no publishing and no reading of several events at once so far: in the cases `chunk/…`
+//! its side goes item by item, while its peers use what they have for that.
 
 mod chart;
 mod options;

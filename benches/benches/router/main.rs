@@ -10,7 +10,7 @@ use busway_benches::{Case, Options, Sample, US};
 
 use crate::busway::Busway;
 use crate::each::{Crossfire, Each, Flume, Kanal, TokioMpsc};
-use crate::fanout::{Fanout, Shape};
+use crate::fanout::{By, Fanout, Shape};
 use crate::request::{MpscOneshot, Service};
 use crate::shared::{AsyncBroadcast, TokioBroadcast};
 
@@ -19,6 +19,7 @@ fn main() {
     crossfire::detect_backoff_cfg();
     let items = [(1, 1), (1, 4), (1, 16), (1, 64), (4, 4)];
     let mut cases: Vec<Case> = items.map(|(from, to)| item(Shape { from, to })).into();
+    cases.extend([(1, 1), (1, 64)].map(|(from, to)| chunk(Shape { from, to })));
     cases.push(parked());
     cases.extend([1, 32].map(request));
     busway_benches::bench("router", &Options::from_arguments(), cases);
@@ -26,25 +27,31 @@ fn main() {
 
 /// Everyone who takes events to many, busway first.
 macro_rules! everyone {
-    ($case:expr, $run:ident $(, $argument:expr)?) => {
+    ($case:expr, $run:ident $(, $argument:expr)*) => {
         $case
-            .add(US, $run::<Busway>($($argument)?))
-            .add("async-broadcast", $run::<AsyncBroadcast>($($argument)?))
-            .add("tokio-broadcast", $run::<TokioBroadcast>($($argument)?))
-            .add("tokio-mpsc", $run::<Each<TokioMpsc>>($($argument)?))
-            .add("kanal", $run::<Each<Kanal>>($($argument)?))
-            .add("crossfire", $run::<Each<Crossfire>>($($argument)?))
-            .add("flume", $run::<Each<Flume>>($($argument)?))
+            .add(US, $run::<Busway>($($argument),*))
+            .add("async-broadcast", $run::<AsyncBroadcast>($($argument),*))
+            .add("tokio-broadcast", $run::<TokioBroadcast>($($argument),*))
+            .add("tokio-mpsc", $run::<Each<TokioMpsc>>($($argument),*))
+            .add("kanal", $run::<Each<Kanal>>($($argument),*))
+            .add("crossfire", $run::<Each<Crossfire>>($($argument),*))
+            .add("flume", $run::<Each<Flume>>($($argument),*))
     };
 }
 
 fn item(shape: Shape) -> Case {
     let Shape { from, to } = shape;
-    everyone!(Case::new(format!("item/{from}x{to}")), stream, shape)
+    everyone!(Case::new(format!("item/{from}x{to}")), stream, shape, By::Item)
 }
 
-fn stream<F: Fanout>(shape: Shape) -> impl Fn(u64) -> Sample {
-    move |length| busway_benches::on_runtime(fanout::stream::<F>(shape, length))
+/// Events in chunks, in the way that each has for them.
+fn chunk(shape: Shape) -> Case {
+    let Shape { from, to } = shape;
+    everyone!(Case::new(format!("chunk/{from}x{to}")), stream, shape, By::Chunk)
+}
+
+fn stream<F: Fanout>(shape: Shape, by: By) -> impl Fn(u64) -> Sample {
+    move |length| busway_benches::on_runtime(fanout::stream::<F>(shape, by, length))
 }
 
 fn parked() -> Case {
