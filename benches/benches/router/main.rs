@@ -8,7 +8,7 @@ mod shared;
 
 use busway_benches::{Case, Options, Sample, US};
 
-use crate::busway::Busway;
+use crate::busway::{Busway, Lossy};
 use crate::each::{Crossfire, Each, Flume, Kanal, TokioMpsc};
 use crate::fanout::{By, Fanout, Shape};
 use crate::request::{MpscOneshot, Service};
@@ -22,6 +22,8 @@ fn main() {
     cases.extend([(1, 1), (1, 64)].map(|(from, to)| chunk(Shape { from, to })));
     cases.push(parked());
     cases.extend([1, 32].map(request));
+    cases.push(lossy::<1>());
+    cases.push(lossy::<4>());
     busway_benches::bench("router", &Options::from_arguments(), cases);
 }
 
@@ -52,6 +54,14 @@ fn chunk(shape: Shape) -> Case {
 
 fn stream<F: Fanout>(shape: Shape, by: By) -> impl Fn(u64) -> Sample {
     move |length| busway_benches::on_runtime(fanout::stream::<F>(shape, by, length))
+}
+
+/// What it costs a stream that others lose events beside it; busway against itself.
+fn lossy<const COUNT: usize>() -> Case {
+    let shape = Shape { from: 1, to: 1 };
+    Case::new(format!("lossy/1x1+{COUNT}"))
+        .add(US, stream::<Lossy<COUNT>>(shape, By::Item))
+        .add("busway-alone", stream::<Busway>(shape, By::Item))
 }
 
 fn parked() -> Case {
