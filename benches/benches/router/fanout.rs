@@ -1,5 +1,6 @@
 //! Events from some publishers to each of some subscribers, without loss.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -101,6 +102,12 @@ impl FromIterator<u64> for Chunk {
 pub(crate) struct Shape {
     pub(crate) from: usize,
     pub(crate) to: usize,
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "deliveries/s, publishers: {}, subscribers: {}", self.from, self.to)
+    }
 }
 
 /// How events are published and taken.

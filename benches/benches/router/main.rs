@@ -10,7 +10,7 @@ use busway_benches::{Case, Options, Sample, US};
 
 use crate::busway::{Busway, Lossy};
 use crate::each::{Crossfire, Each, Flume, Kanal, TokioMpsc};
-use crate::fanout::{By, Fanout, Shape};
+use crate::fanout::{By, CHUNK, Fanout, Shape};
 use crate::request::{MpscOneshot, Service};
 use crate::shared::{AsyncBroadcast, TokioBroadcast};
 
@@ -43,13 +43,15 @@ macro_rules! everyone {
 
 fn item(shape: Shape) -> Case {
     let Shape { from, to } = shape;
-    everyone!(Case::new(format!("item/{from}x{to}")), stream, shape, By::Item)
+    let case = Case::new(format!("item/{from}x{to}")).about(format!("{shape}, item by item"));
+    everyone!(case, stream, shape, By::Item)
 }
 
 /// Events in chunks, in the way that each has for them.
 fn chunk(shape: Shape) -> Case {
     let Shape { from, to } = shape;
-    everyone!(Case::new(format!("chunk/{from}x{to}")), stream, shape, By::Chunk)
+    let about = format!("{shape}, chunks of {CHUNK}");
+    everyone!(Case::new(format!("chunk/{from}x{to}")).about(about), stream, shape, By::Chunk)
 }
 
 fn stream<F: Fanout>(shape: Shape, by: By) -> impl Fn(u64) -> Sample {
@@ -60,12 +62,14 @@ fn stream<F: Fanout>(shape: Shape, by: By) -> impl Fn(u64) -> Sample {
 fn lossy<const COUNT: usize>() -> Case {
     let shape = Shape { from: 1, to: 1 };
     Case::new(format!("lossy/1x1+{COUNT}"))
+        .about(format!("deliveries/s to one stream, lossy ones beside it: {COUNT}"))
         .add(US, stream::<Lossy<COUNT>>(shape, By::Item))
         .add("busway-alone", stream::<Busway>(shape, By::Item))
 }
 
 fn parked() -> Case {
-    everyone!(Case::new("parked/1x1"), lock_step)
+    let about = "deliveries/s, there and back: each finds its subscriber parked";
+    everyone!(Case::new("parked/1x1").about(about), lock_step)
 }
 
 fn lock_step<F: Fanout>() -> impl Fn(u64) -> Sample {
@@ -74,6 +78,7 @@ fn lock_step<F: Fanout>() -> impl Fn(u64) -> Sample {
 
 fn request(callers: u64) -> Case {
     Case::new(format!("request/{callers}"))
+        .about(format!("answers/s, callers: {callers}"))
         .add(US, ask::<Busway>(callers))
         .add("mpsc-oneshot", ask::<MpscOneshot>(callers))
 }
