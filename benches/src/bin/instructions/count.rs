@@ -2,7 +2,7 @@
 //!
 //! What makes counts differ from machine to machine, and what is done about it:
 //! - The C library picks its `memcpy` by what the processor can do. `GLIBC_TUNABLES` hides all
-//!   that not every x86_64 has. Without it, `local/publisher/4` is 4 % away here.
+//!   that not every x86_64 has.
 //! - What its allocator does with memory that comes back differs from version to version, once
 //!   its cache per thread, of seven pieces per size, is full. It is made large enough for a burst.
 //! - The environment is empty and the heap begins where it always does (valgrind randomises

@@ -20,6 +20,7 @@ mod count;
 mod figures;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use cases::Case;
 use count::Count;
@@ -98,7 +99,7 @@ fn check(options: &Options) -> Result<ExitCode, String> {
     println!("instructions per operation: {here}\n");
     let apart = if options.repeat > 1 { "    apart" } else { "" };
     println!("{:<24} {:>9} {:>9} {:>8}{apart}", "case", "figure", "now", "change");
-    let mut verdicts = Vec::new();
+    let (mut verdicts, began) = (Vec::new(), Instant::now());
     for case in wanted {
         let count = Count::of(&case.name, options.repeat)?;
         let figure = figures.of(&case.name);
@@ -107,7 +108,7 @@ fn check(options: &Options) -> Result<ExitCode, String> {
         figures.set(&case.name, count.median);
         verdicts.push(verdict);
     }
-    println!();
+    println!("\n{} cases in {:.0} s", verdicts.len(), began.elapsed().as_secs_f64());
     if options.write {
         figures.written(&here, all.iter().map(|case| case.name.as_str()))?;
         println!("written to {}", figures::FILE);
