@@ -23,8 +23,8 @@
 //! output says how much they took.
 //!
 //! # What is missing
-//! The bench `router` has no cases `chunk/…` yet: busway's streams have no batch read so far, and
-//! item by item under that name would be a lie.
+//! busway has no publishing and no reading of several events at once so far: in the cases `chunk/…`
+//! its side goes item by item, while its peers use what they have for that.
 
 mod chart;
 mod options;
@@ -68,6 +68,7 @@ impl Sample {
 /// One thing to measure, with all who do it. The first is [busway](US).
 pub struct Case {
     name: String,
+    about: String,
     contenders: Vec<Contender>,
 }
 
@@ -79,7 +80,13 @@ struct Contender {
 impl Case {
     /// A case without anybody in it.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), contenders: Vec::new() }
+        Self { name: name.into(), about: String::new(), contenders: Vec::new() }
+    }
+
+    /// Says in a line what the figures are: for the table and the chart.
+    pub fn about(mut self, about: impl Into<String>) -> Self {
+        self.about = about.into();
+        self
     }
 
     /// Adds one who does it. `run` is told how often, and sets up and tears down outside of what
@@ -104,6 +111,8 @@ fn is_time(case: &str) -> bool {
 /// The figures of one case.
 struct Outcome {
     case: String,
+    /// What the figures are.
+    about: String,
     rows: Vec<Row>,
 }
 

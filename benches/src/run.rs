@@ -58,7 +58,7 @@ pub(crate) fn measure(case: &Case, options: &Options) -> Outcome {
     }
     let rows = case.contenders.iter().zip(figures);
     let rows = rows.map(|(contender, figures)| row(contender.name, figures)).collect();
-    Outcome { case: case.name.clone(), rows }
+    Outcome { case: case.name.clone(), about: case.about.clone(), rows }
 }
 
 fn run(contender: &Contender, case: &str, length: u64) -> crate::Sample {

@@ -6,9 +6,10 @@ use crate::{Outcome, US, figure, is_time};
 
 /// The lines of one case in the table.
 pub(crate) fn table(outcome: &Outcome) -> String {
-    let case = &outcome.case;
-    let better = if is_time(case) { "time, lower is better" } else { "" };
-    let mut text = format!("{case:<18} {:>10}  {:>6}  {US}/peer  {better}\n", "median", "spread");
+    let Outcome { case, about, .. } = outcome;
+    let better = if is_time(case) { "; lower is better" } else { "" };
+    let head = format!("{case:<18} {:>10}  {:>6}  {US}/peer  {about}{better}", "median", "spread");
+    let mut text = format!("{}\n", head.trim_end());
     let ratios = outcome.ratios().map(|(_, ratio)| Some(ratio));
     for (row, ratio) in outcome.rows.iter().zip([None].into_iter().chain(ratios)) {
         let (median, spread) = (figure(case, row.median), row.spread * 100.0);
@@ -36,10 +37,11 @@ mod tests {
     fn ratios_are_ours_by_theirs() {
         let row = |name, median| Row { name, median, spread: 0.0 };
         let rows = vec![row(US, 3.0e6), row("a", 2.0e6), row("b", 6.0e6)];
-        let outcome = Outcome { case: "item/1x1".into(), rows };
+        let outcome = Outcome { case: "item/1x1".into(), about: "deliveries/s".into(), rows };
         let lines = "ratio\titem/1x1\ta\t1.500\nratio\titem/1x1\tb\t0.500\n";
         assert_eq!(machine_lines(&outcome), lines);
         assert!(table(&outcome).contains("3.00 M/s"));
+        assert!(table(&outcome).lines().next().expect("a head").ends_with("deliveries/s"));
         assert!(table(&outcome).ends_with("0.50x\n"));
     }
 }

@@ -1,6 +1,6 @@
 //! busway itself, through its public API.
 
-use busway::{Ask, Bus, Endpoint, Event, EventStream, Publisher, Refused, Request};
+use busway::{Ask, Bus, Endpoint, Event, EventStream, Overflow, Publisher, Refused, Request};
 use serde::{Deserialize, Serialize};
 
 use crate::fanout::{self, CAPACITY, Ends, Fanout, Payload, Shape};
@@ -41,6 +41,8 @@ impl Fanout for Busway {
     }
 }
 
+// TODO(chunks): no `publish_all` here and no `next_chunk` below, so that busway's side of the cases
+// `chunk/…` goes item by item, until it has these.
 impl fanout::Publisher for Publisher<Item> {
     async fn publish(&mut self, payload: Payload) {
         Publisher::publish(self, Item(payload)).await.expect("published");
@@ -50,6 +52,38 @@ impl fanout::Publisher for Publisher<Item> {
 impl fanout::Subscriber for EventStream<Item> {
     async fn next(&mut self) -> u64 {
         self.next().await.expect("open").expect("no gap").0[0]
+    }
+}
+
+/// One stream that publishers wait for, and beside it some that drop the oldest and that nobody
+/// reads.
+pub(crate) struct Lossy<const COUNT: usize>;
+
+pub(crate) struct Beside {
+    read: EventStream<Item>,
+    _unread: Vec<EventStream<Item>>,
+}
+
+impl<const COUNT: usize> Fanout for Lossy<COUNT> {
+    type Publisher = Publisher<Item>;
+    type Subscriber = Beside;
+
+    async fn open(_: Shape) -> Ends<Self> {
+        let bus = open().await;
+        let (from, to) = (endpoint(&bus, "from"), endpoint(&bus, "to"));
+        let read = to.stream::<Item>().await.expect("subscribed");
+        let mut unread = Vec::new();
+        for _ in 0..COUNT {
+            let stream = to.stream::<Item>().overflow(Overflow::DropOldest);
+            unread.push(stream.await.expect("subscribed"));
+        }
+        (vec![from.publisher()], vec![Beside { read, _unread: unread }])
+    }
+}
+
+impl fanout::Subscriber for Beside {
+    async fn next(&mut self) -> u64 {
+        fanout::Subscriber::next(&mut self.read).await
     }
 }
 

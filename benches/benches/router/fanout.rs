@@ -1,5 +1,6 @@
 //! Events from some publishers to each of some subscribers, without loss.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -12,15 +13,18 @@ use busway_benches::Sample;
 /// How many events wait at most for one subscriber.
 pub(crate) const CAPACITY: usize = 1024;
 
+/// How many events go into a chunk, and how many a subscriber wants at once.
+pub(crate) const CHUNK: usize = 64;
+
 /// What everyone carries: 32 bytes behind an `Arc`.
 pub(crate) type Payload = Arc<[u64; 4]>;
 
 /// Payloads made beforehand, of which events take clones in turn. A new one for each event would
 /// measure the allocator: 70 to 90 ns for everyone, as memory would go from core to core. There
 /// are more than can be on their way, so that nobody still holds the one whose turn it is.
-struct Payloads(Vec<Payload>);
+struct Pool(Vec<Payload>);
 
-impl Payloads {
+impl Pool {
     const COUNT: u64 = 4 * CAPACITY as u64;
 
     fn new() -> Self {
@@ -52,11 +56,45 @@ pub(crate) type Ends<F> = (Vec<<F as Fanout>::Publisher>, Vec<<F as Fanout>::Sub
 pub(crate) trait Publisher: Send + 'static {
     /// Waits for room.
     fn publish(&mut self, payload: Payload) -> impl Future<Output = ()> + Send;
+
+    /// Publishes several: item by item, where there is no other way.
+    fn publish_all(&mut self, payloads: impl Payloads) -> impl Future<Output = ()> + Send {
+        async move {
+            for payload in payloads {
+                self.publish(payload).await;
+            }
+        }
+    }
 }
 
 pub(crate) trait Subscriber: Send + 'static {
     /// Takes the next event, looks at it, and drops it.
     fn next(&mut self) -> impl Future<Output = u64> + Send;
+
+    /// Takes what is there, if possible not more than [`CHUNK`], and waits only when that is
+    /// nothing: item by item, where there is no other way.
+    fn next_chunk(&mut self) -> impl Future<Output = Chunk> + Send {
+        async { Chunk { count: 1, sum: self.next().await } }
+    }
+}
+
+/// Several to publish.
+pub(crate) trait Payloads: ExactSizeIterator<Item = Payload> + Send {}
+
+impl<I: ExactSizeIterator<Item = Payload> + Send> Payloads for I {}
+
+/// How many events somebody took at once, looked at and dropped, and the sum of their numbers.
+#[derive(Default)]
+pub(crate) struct Chunk {
+    count: u64,
+    sum: u64,
+}
+
+impl FromIterator<u64> for Chunk {
+    fn from_iter<I: IntoIterator<Item = u64>>(numbers: I) -> Self {
+        let add = |Self { count, sum }, number| Self { count: count + 1, sum: sum + number };
+        numbers.into_iter().fold(Self::default(), add)
+    }
 }
 
 /// How many publish, and how many subscribe.
@@ -66,46 +104,80 @@ pub(crate) struct Shape {
     pub(crate) to: usize,
 }
 
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "deliveries/s, publishers: {}, subscribers: {}", self.from, self.to)
+    }
+}
+
+/// How events are published and taken.
+#[derive(Clone, Copy)]
+pub(crate) enum By {
+    Item,
+    Chunk,
+}
+
 /// Publishes `length` events in all, as fast as they go. The rate is that of deliveries.
-pub(crate) async fn stream<F: Fanout>(shape: Shape, length: u64) -> Sample {
+pub(crate) async fn stream<F: Fanout>(shape: Shape, by: By, length: u64) -> Sample {
     let each = length.div_ceil(shape.from as u64);
     let events = each * shape.from as u64;
     let (publishers, subscribers) = F::open(shape).await;
     let start = Start::of(shape.from);
-    let read = |subscriber| tokio::spawn(read(subscriber, events));
+    let read = |subscriber| tokio::spawn(read(subscriber, by, events));
     let reading: Vec<_> = subscribers.into_iter().map(read).collect();
-    let write = |publisher| tokio::spawn(write(publisher, each, start.clone()));
+    let write = |publisher| tokio::spawn(write(publisher, by, each, start.clone()));
     let writing: Vec<_> = publishers.into_iter().map(write).collect();
     let read = join(reading).await;
     // Publishers live as long as there is something to read.
     drop(join(writing).await);
     let took = start.until_last(&read);
-    check(&read, shape.from as u64 * Payloads::sum(each));
+    check(&read, shape.from as u64 * Pool::sum(each));
     Sample::rate(events * shape.to as u64, took)
 }
 
-async fn write<P: Publisher>(mut publisher: P, events: u64, start: Arc<Start>) -> P {
-    let payloads = Payloads::new();
+async fn write<P: Publisher>(mut publisher: P, by: By, events: u64, start: Arc<Start>) -> P {
+    let pool = Pool::new();
     start.together().await;
-    for event in 0..events {
-        publisher.publish(payloads.of(event)).await;
+    match by {
+        By::Item => {
+            for event in 0..events {
+                publisher.publish(pool.of(event)).await;
+            }
+        }
+        By::Chunk => {
+            for first in (0..events).step_by(CHUNK) {
+                let count = (events - first).min(CHUNK as u64) as usize;
+                publisher.publish_all((0..count).map(|place| pool.of(first + place as u64))).await;
+            }
+        }
     }
     publisher
 }
 
-async fn read(mut subscriber: impl Subscriber, events: u64) -> Done {
-    let mut sum = 0;
-    for _ in 0..events {
-        sum += subscriber.next().await;
+async fn read(mut subscriber: impl Subscriber, by: By, events: u64) -> Done {
+    let mut all = Chunk::default();
+    match by {
+        By::Item => {
+            for _ in 0..events {
+                all.sum += subscriber.next().await;
+            }
+        }
+        By::Chunk => {
+            while all.count < events {
+                let chunk = subscriber.next_chunk().await;
+                all.count += chunk.count;
+                all.sum += chunk.sum;
+            }
+        }
     }
-    Done { sum, at: Instant::now() }
+    Done { sum: all.sum, at: Instant::now() }
 }
 
 /// Sends each event there and back, so that every one finds its subscriber parked. The rate is
 /// that of deliveries: two each.
 pub(crate) async fn lock_step<F: Fanout>(length: u64) -> Sample {
     let (mut there, mut here) = (open_one::<F>().await, open_one::<F>().await);
-    let (payloads, echoes) = (Payloads::new(), Payloads::new());
+    let (pool, echoes) = (Pool::new(), Pool::new());
     let echo = tokio::spawn(async move {
         for _ in 0..length {
             let number = there.1.next().await;
@@ -116,14 +188,14 @@ pub(crate) async fn lock_step<F: Fanout>(length: u64) -> Sample {
     let asking = tokio::spawn(async move {
         let (mut sum, began) = (0, Instant::now());
         for event in 0..length {
-            there.0.publish(payloads.of(event)).await;
+            there.0.publish(pool.of(event)).await;
             sum += here.1.next().await;
         }
         (Done { sum, at: Instant::now() }, began, (there.0, here.1))
     });
     let (done, began, _open) = asking.await.expect("no panic");
     drop(echo.await.expect("no panic"));
-    check(std::slice::from_ref(&done), Payloads::sum(length));
+    check(std::slice::from_ref(&done), Pool::sum(length));
     Sample::rate(2 * length, done.at - began)
 }
 
