@@ -21,8 +21,8 @@ use crate::endpoint::Endpoint;
 use crate::error::{CloseError, OpenError, ReadyError};
 use crate::notice::{Board, Notices};
 use crate::publish::job;
-use crate::request::local::Responders;
 use crate::request::remote::Packing;
+use crate::request::responders::Responders;
 use crate::router::Router;
 use crate::router::intake::Intakes;
 use crate::router::topic::TopicNode;
@@ -264,6 +264,7 @@ impl Core {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn in_handler(&self) -> bool {
         IN_HANDLER.try_with(|running| running.bus == self.peer).unwrap_or(false)
     }

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -131,9 +131,8 @@ pub(crate) async fn serve<R: Request>(
         let permit = tokio::select! {
             biased;
             () = &mut stopped => break,
-            permit = handler.running.clone().acquire_owned() => permit,
+            permit = handler.limit.acquire() => permit,
         };
-        let Ok(permit) = permit else { break };
         let handler = handler.clone();
         handler.tasks.clone().spawn(handler.busy.clone().track_future(async move {
             let _permit = permit;
@@ -145,35 +144,36 @@ pub(crate) async fn serve<R: Request>(
 
 async fn answer<R: Request>(ask: busway_transport::Ask, handler: &Handler<R>, packing: Packing) {
     let busway_transport::Ask { envelope, deadline, replier, cancelled, .. } = ask;
-    let gone = CancellationToken::new();
-    let reply = match open::<R>(envelope, deadline, gone.clone()) {
+    let reply = match open::<R>(envelope, deadline) {
         Err(reply) => reply,
-        Ok(ask) => {
+        Ok((request, about)) => {
             let mut cancelled = std::pin::pin!(cancelled);
             if cancelled.as_mut().now_or_never().is_some() {
                 // Nobody waits any more: dropped unanswered, and not run.
                 return;
             }
-            let mut answer = handler.answer(ask);
+            let ask = Ask::new(request, about.clone());
+            let mut answer = std::pin::pin!(handler.answer(ask, handler.about_to_run()));
+            let mut told = false;
             let answer = loop {
                 tokio::select! {
                     biased;
                     answer = &mut answer => break answer,
                     // Told, but not cut off.
-                    () = &mut cancelled, if !gone.is_cancelled() => gone.cancel(),
+                    () = &mut cancelled, if !told => {
+                        told = true;
+                        about.end();
+                    }
                 }
             };
+            about.end();
             reply::<R>(answer, packing)
         }
     };
     replier.reply(reply);
 }
 
-fn open<R: Request>(
-    envelope: Envelope,
-    deadline: Instant,
-    cancelled: CancellationToken,
-) -> Result<Ask<R>, Reply> {
+fn open<R: Request>(envelope: Envelope, deadline: Instant) -> Result<(R, Arc<About>), Reply> {
     let failed = |kind, text: String| Err(Reply::Failed { kind, text });
     if now() >= deadline {
         return failed(FailureKind::Expired, "expired before it was run".into());
@@ -183,15 +183,9 @@ fn open<R: Request>(
             format!("version {} was asked, {} is answered", envelope.version, R::SCHEMA.version);
         return failed(FailureKind::Version, text);
     }
-    let about = About {
-        id: OnceLock::from(envelope.id),
-        source: envelope.source,
-        headers: envelope.headers,
-        deadline,
-        cancelled,
-    };
-    match unpack(envelope.payload, &R::SCHEMA) {
-        Ok(request) => Ok(Ask::new(request, Arc::new(about))),
+    let Envelope { id, source, headers, payload, .. } = envelope;
+    match unpack(payload, &R::SCHEMA) {
+        Ok(request) => Ok((request, About::from_peer(id, source, headers, deadline))),
         Err(text) => failed(FailureKind::Undecodable, text),
     }
 }
