@@ -18,7 +18,7 @@ use crate::endpoint::Endpoint;
 use crate::error::RequestError;
 use crate::event::Request;
 use crate::request::ask::About;
-use crate::request::local::{Answer, Started};
+use crate::request::local::{Answer, Failed, Started};
 use crate::request::remote::{self, PackError};
 
 type Outcome<R> = Result<<R as Request>::Response, RequestError<<R as Request>::Error>>;
@@ -86,18 +86,18 @@ impl<'a, R: Request> RequestCall<'a, R> {
         self.wishes.get_or_insert_default()
     }
 
-    /// Begins the call: its outcome when there is one at once, else (`Err`) what to wait for.
+    /// The first poll.
     #[inline]
-    fn start(&mut self, request: R) -> Result<Outcome<R>, BoxFuture<'a, Outcome<R>>> {
+    fn start(&mut self, request: R, context: &mut Context<'_>) -> Poll<Outcome<R>> {
         let endpoint = self.endpoint;
         let bus = &endpoint.bus;
         let wishes = self.wishes.take();
         if let Some(Wishes { wrong: Some(error), .. }) = wishes.as_deref() {
             let (topic, error) = (topic::<R>(), error.clone());
-            return Ok(Err(RequestError::Addressee { topic, error }));
+            return Poll::Ready(Err(RequestError::Addressee { topic, error }));
         }
         if let Err(error) = bus.check_open(|| RequestError::Cancelled { topic: topic::<R>() }) {
-            return Ok(Err(error));
+            return Poll::Ready(Err(error));
         }
         let after = self.timeout.unwrap_or(bus.settings.request_timeout);
         let responders = bus.responders.now();
@@ -105,17 +105,29 @@ impl<'a, R: Request> RequestCall<'a, R> {
         let Some(handler) = responders.next::<R>(to) else {
             let Wishes { to, headers, .. } = *wishes.unwrap_or_default();
             let deadline = deadline_after(after);
-            return Err(Box::pin(ask_peers(endpoint, request, to, headers, after, deadline)));
+            return self.wait(ask_peers(endpoint, request, to, headers, after, deadline), context);
         };
         let headers = wishes.map(|wishes| wishes.headers);
         let about = About::from_here(&endpoint.name, bus.peer, after, headers);
         match handler.call_here(request, &about) {
-            Started::Done(answer) => {
+            Started::Done(outcome) => {
                 about.done();
-                Ok(outcome::<R>(answer, after))
+                Poll::Ready(outcome.map_err(RequestError::Refused))
             }
-            Started::Running(answer) => Err(Box::pin(await_here(bus, about, after, answer))),
+            Started::Failed(failed) => Poll::Ready(Err(without(topic::<R>(), failed, after))),
+            Started::Running(answer) => {
+                self.wait(await_here::<R>(bus, about, after, answer), context)
+            }
         }
+    }
+
+    #[cold]
+    fn wait(
+        &mut self,
+        outcome: impl Future<Output = Outcome<R>> + Send + 'a,
+        context: &mut Context<'_>,
+    ) -> Poll<Outcome<R>> {
+        self.slow.insert(Box::pin(outcome)).as_mut().poll(context)
     }
 }
 
@@ -126,10 +138,7 @@ impl<R: Request> Future for RequestCall<'_, R> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         if let Some(request) = this.request.take() {
-            match this.start(request) {
-                Ok(outcome) => return Poll::Ready(outcome),
-                Err(slow) => this.slow = Some(slow),
-            }
+            return this.start(request, context);
         }
         match &mut this.slow {
             Some(slow) => slow.as_mut().poll(context),
@@ -250,17 +259,17 @@ fn transport_error<E>(topic: String, after: Duration, error: TransportError) -> 
     }
 }
 
-#[inline]
 fn outcome<R: Request>(answer: Answer<R>, after: Duration) -> Outcome<R> {
     match answer {
-        Answer::Response(response) => Ok(response),
-        Answer::Refused(error) => Err(RequestError::Refused(error)),
-        Answer::Failed(kind, text) => Err(failed(topic::<R>(), kind, text, after)),
+        Ok(outcome) => outcome.map_err(RequestError::Refused),
+        Err(failed) => Err(without(topic::<R>(), failed, after)),
     }
 }
 
+/// What a request without an answer of its handler ends in.
 #[cold]
-fn failed<E>(topic: String, kind: FailureKind, text: String, after: Duration) -> RequestError<E> {
+fn without<E>(topic: String, failed: Failed, after: Duration) -> RequestError<E> {
+    let Failed { kind, text } = failed;
     match kind {
         FailureKind::Undecodable | FailureKind::Version => {
             RequestError::Undecodable { topic, reason: format!("the responder: {text}") }

@@ -5,45 +5,36 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use futures::FutureExt;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span};
 
-use busway_transport::{BoxFuture, FailureKind, Name, PeerId};
+use busway_transport::{FailureKind, Name, PeerId};
 
 use crate::bus::{IN_HANDLER, Running};
 use crate::event::Request;
 use crate::request::ask::{About, Ask};
 use crate::request::limit::{Limit, Permit};
+use crate::request::room::{Call, Outcome, Working};
 use crate::subscribe::panic_text;
 
-/// How a handler answered.
-pub(crate) enum Answer<R: Request> {
-    Response(R::Response),
-    Refused(R::Error),
-    Failed(FailureKind, String),
-}
+/// How a request was answered: by its handler, or without it.
+pub(crate) type Answer<R> = Result<Outcome<R>, Failed>;
 
-type Outcome<R> = Result<<R as Request>::Response, <R as Request>::Error>;
-
-impl<R: Request> From<Outcome<R>> for Answer<R> {
-    #[inline]
-    fn from(outcome: Outcome<R>) -> Self {
-        match outcome {
-            Ok(response) => Self::Response(response),
-            Err(error) => Self::Refused(error),
-        }
-    }
+/// Why there is no answer of a handler.
+pub(crate) struct Failed {
+    pub(crate) kind: FailureKind,
+    pub(crate) text: String,
 }
 
 /// One responder's handler, for calls from here and from elsewhere.
 pub(crate) struct Handler<R: Request> {
     pub(crate) endpoint: Name,
     pub(crate) bus: PeerId,
-    pub(crate) call: Box<dyn Fn(Ask<R>) -> Working<R> + Send + Sync>,
+    pub(crate) call: Box<dyn Call<R>>,
     /// How many requests run at once, wherever they come from.
     pub(crate) limit: Arc<Limit>,
     /// Whether each request has a task of its own from the start.
@@ -54,9 +45,6 @@ pub(crate) struct Handler<R: Request> {
     /// Cancelled when the bus is gone.
     pub(crate) gone: CancellationToken,
 }
-
-/// A call of a handler.
-type Working<R> = BoxFuture<'static, Outcome<R>>;
 
 impl<R: Request> Handler<R> {
     /// What goes with a call of the handler, wherever it runs; made where the caller is.
@@ -78,11 +66,11 @@ impl<R: Request> Handler<R> {
         ask: Ask<R>,
         scope: Scope,
     ) -> impl Future<Output = Answer<R>> + Send + use<R> {
-        let called = scope.isolated(|| (self.call)(ask));
+        let called = scope.isolated(|| self.call.call(ask));
         async move {
             match called {
-                Ok(working) => go_on(working, scope).await,
-                Err(panic) => panicked(&*panic),
+                Ok(working) => go_on::<R>(working, scope).await,
+                Err(panic) => Err(panicked::<R>(&*panic)),
             }
         }
     }
@@ -93,7 +81,7 @@ impl<R: Request> Handler<R> {
     #[inline]
     pub(crate) fn call_here(self: &Arc<Self>, request: R, about: &Arc<About>) -> Started<R> {
         if about.is_stillborn() {
-            return Started::Done(expired());
+            return Started::Failed(expired());
         }
         let ask = Ask::new(request, about.clone());
         let scope = self.about_to_run();
@@ -104,17 +92,10 @@ impl<R: Request> Handler<R> {
         if self.spawned || depth.is_too_deep() {
             return self.spawn_afresh(ask, scope, permit.keep(&self.limit));
         }
-        let polled = scope.isolated(|| {
-            let mut working = (self.call)(ask);
-            match working.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(outcome) => Ok(outcome),
-                Poll::Pending => Err(working),
-            }
-        });
-        match polled {
-            Ok(Ok(outcome)) => Started::Done(outcome.into()),
+        match scope.isolated(|| self.call.begin(ask)) {
+            Ok(Ok(outcome)) => Started::Done(outcome),
             Ok(Err(working)) => self.spawn_on(working, scope, permit.keep(&self.limit)),
-            Err(panic) => Started::Done(panicked(&*panic)),
+            Err(panic) => Started::Failed(panicked::<R>(&*panic)),
         }
     }
 
@@ -124,7 +105,7 @@ impl<R: Request> Handler<R> {
         self.spawn(async move {
             let _permit = handler.limit.acquire().await;
             if ask.is_cancelled() {
-                return expired();
+                return Err(expired());
             }
             handler.answer(ask, scope).await
         })
@@ -143,12 +124,12 @@ impl<R: Request> Handler<R> {
     fn spawn_on(&self, working: Working<R>, scope: Scope, permit: Permit) -> Started<R> {
         self.spawn(async move {
             let _permit = permit;
-            go_on(working, scope).await
+            go_on::<R>(working, scope).await
         })
     }
 
     fn spawn(&self, answer: impl Future<Output = Answer<R>> + Send + 'static) -> Started<R> {
-        let (send, receive) = tokio::sync::oneshot::channel();
+        let (send, receive) = oneshot::channel();
         let gone = self.gone.clone();
         self.tasks.spawn(self.busy.track_future(async move {
             if let Some(answer) = gone.run_until_cancelled(answer).await {
@@ -187,18 +168,20 @@ fn go_on<R: Request>(
     scope: Scope,
 ) -> impl Future<Output = Answer<R>> + Send + use<R> {
     let working = IN_HANDLER.scope(scope.running, working);
-    let answer = AssertUnwindSafe(working).catch_unwind().map(|outcome| match outcome {
-        Ok(outcome) => outcome.into(),
-        Err(panic) => panicked(&*panic),
-    });
-    answer.instrument(scope.span)
+    let answer = AssertUnwindSafe(working).catch_unwind();
+    answer.map(|outcome| outcome.map_err(|panic| panicked::<R>(&*panic))).instrument(scope.span)
 }
 
 #[cold]
-fn panicked<R: Request>(panic: &(dyn Any + Send)) -> Answer<R> {
+fn panicked<R: Request>(panic: &(dyn Any + Send)) -> Failed {
     let text = panic_text(panic);
     tracing::error!(topic = R::SCHEMA.topic, panic = text, "a responder panicked");
-    Answer::Failed(FailureKind::Panicked, text)
+    Failed { kind: FailureKind::Panicked, text }
+}
+
+#[cold]
+fn expired() -> Failed {
+    Failed { kind: FailureKind::Expired, text: "expired before it was run".into() }
 }
 
 /// How many handlers deep one stack may go with calls that are answered in place: each costs the
@@ -213,29 +196,32 @@ thread_local! {
 struct Depth(u32);
 
 impl Depth {
+    #[inline]
     fn enter() -> Self {
         let depth = DEPTH.get() + 1;
         DEPTH.set(depth);
         Self(depth)
     }
 
+    #[inline]
     fn is_too_deep(&self) -> bool {
         self.0 > DEEPEST
     }
 }
 
 impl Drop for Depth {
+    #[inline]
     fn drop(&mut self) {
         DEPTH.set(self.0 - 1);
     }
 }
 
-fn expired<R: Request>() -> Answer<R> {
-    Answer::Failed(FailureKind::Expired, "expired before it was run".into())
-}
-
-/// A call that was answered at once, or goes on in a task.
+/// How far a call from here came at its first poll.
 pub(crate) enum Started<R: Request> {
-    Done(Answer<R>),
-    Running(tokio::sync::oneshot::Receiver<Answer<R>>),
+    /// The handler has returned.
+    Done(Outcome<R>),
+    /// It was not run, or panicked.
+    Failed(Failed),
+    /// It has a task, which sends the answer.
+    Running(oneshot::Receiver<Answer<R>>),
 }

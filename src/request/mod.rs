@@ -8,6 +8,7 @@ mod local;
 pub(crate) mod remote;
 mod respond;
 pub(crate) mod responders;
+mod room;
 
 pub use ask::Ask;
 pub use call::RequestCall;

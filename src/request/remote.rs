@@ -20,7 +20,7 @@ use crate::bus::now;
 use crate::codec::{Codec, CodecError};
 use crate::event::{Request, Schema};
 use crate::request::ask::{About, Ask};
-use crate::request::local::{Answer, Handler};
+use crate::request::local::{Answer, Failed, Handler};
 use crate::sync::Locked;
 
 /// A value that crosses between two buses of one process, and is taken out once.
@@ -192,9 +192,9 @@ fn open<R: Request>(envelope: Envelope, deadline: Instant) -> Result<(R, Arc<Abo
 
 fn reply<R: Request>(answer: Answer<R>, packing: Packing) -> Reply {
     let packed = match answer {
-        Answer::Response(response) => packing.pack(R::SCHEMA.topic, response).map(Reply::Response),
-        Answer::Refused(error) => packing.pack(R::SCHEMA.topic, error).map(Reply::Refused),
-        Answer::Failed(kind, text) => return Reply::Failed { kind, text },
+        Ok(Ok(response)) => packing.pack(R::SCHEMA.topic, response).map(Reply::Response),
+        Ok(Err(error)) => packing.pack(R::SCHEMA.topic, error).map(Reply::Refused),
+        Err(Failed { kind, text }) => return Reply::Failed { kind, text },
     };
     packed.unwrap_or_else(|error| Reply::Failed {
         kind: FailureKind::Undecodable,
@@ -205,9 +205,9 @@ fn reply<R: Request>(answer: Answer<R>, packing: Packing) -> Reply {
 /// What a transport's reply says to the caller.
 pub(crate) fn read<R: Request>(reply: Reply) -> Result<Answer<R>, String> {
     Ok(match reply {
-        Reply::Response(payload) => Answer::Response(unpack(payload, &R::SCHEMA)?),
-        Reply::Refused(payload) => Answer::Refused(unpack(payload, &R::SCHEMA)?),
-        Reply::Failed { kind, text } => Answer::Failed(kind, text),
+        Reply::Response(payload) => Ok(Ok(unpack(payload, &R::SCHEMA)?)),
+        Reply::Refused(payload) => Ok(Err(unpack(payload, &R::SCHEMA)?)),
+        Reply::Failed { kind, text } => Err(Failed { kind, text }),
         _ => return Err("a kind of reply this version does not know".into()),
     })
 }

@@ -90,7 +90,7 @@ impl<'a, R: Request> Respond<'a, R> {
         let handler = Arc::new(Handler::<R> {
             endpoint: endpoint.clone(),
             bus: bus.peer,
-            call: Box::new(move |ask| Box::pin(handler(ask))),
+            call: Box::new(handler),
             limit: Arc::new(Limit::new(self.concurrency)),
             spawned: self.spawned,
             tasks: tasks.clone(),

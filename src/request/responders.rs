@@ -92,7 +92,7 @@ impl Now {
 
 /// The hash of a [`TypeId`], which is one already.
 #[derive(Default)]
-struct Identity(u64);
+pub(crate) struct Identity(u64);
 
 impl Hasher for Identity {
     fn finish(&self) -> u64 {
