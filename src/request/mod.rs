@@ -1,5 +1,6 @@
 //! Requests: the call ([`RequestCall`]), the responder ([`Respond`], [`Ask`]), and how the two
-//! meet in one process ([`responders`], [`local`], [`limit`]) or through the transport ([`remote`]).
+//! meet in one process ([`local`], with [`responders`], [`limit`] and [`room`]) or through the
+//! transport ([`remote`]).
 
 mod ask;
 mod call;
