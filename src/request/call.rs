@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use busway_transport::{
     BoxFuture, Envelope, FailureKind, Headers, MessageId, Name, NameError, OutgoingRequest,
     TransportError,
@@ -18,7 +16,7 @@ use crate::endpoint::Endpoint;
 use crate::error::RequestError;
 use crate::event::Request;
 use crate::request::ask::About;
-use crate::request::local::{Answer, Failed, Started};
+use crate::request::local::{Answer, Failed, Receiver, Started};
 use crate::request::remote::{self, PackError};
 
 type Outcome<R> = Result<<R as Request>::Response, RequestError<<R as Request>::Error>>;
@@ -109,13 +107,10 @@ impl<'a, R: Request> RequestCall<'a, R> {
         };
         let headers = wishes.map(|wishes| wishes.headers);
         let about = About::from_here(&endpoint.name, bus.peer, after, headers);
-        match handler.call_here(request, &about) {
-            Started::Done(outcome) => {
-                about.done();
-                Poll::Ready(outcome.map_err(RequestError::Refused))
-            }
+        match handler.call_here(request, about) {
+            Started::Done(outcome) => Poll::Ready(outcome.map_err(RequestError::Refused)),
             Started::Failed(failed) => Poll::Ready(Err(without(topic::<R>(), failed, after))),
-            Started::Running(answer) => {
+            Started::Running(about, answer) => {
                 self.wait(await_here::<R>(bus, about, after, answer), context)
             }
         }
@@ -162,7 +157,7 @@ fn await_here<'a, R: Request>(
     bus: &'a Core,
     about: Arc<About>,
     after: Duration,
-    answer: oneshot::Receiver<Answer<R>>,
+    answer: Receiver<R>,
 ) -> impl Future<Output = Outcome<R>> + Send + 'a {
     // By now at the latest: it counts from the first poll.
     let deadline = about.deadline();

@@ -16,13 +16,15 @@ use busway_transport::{FailureKind, Name, PeerId};
 
 use crate::bus::{IN_HANDLER, Running};
 use crate::event::Request;
-use crate::request::ask::{About, Ask};
+use crate::request::ask::{About, Ask, Handed, Lent};
 use crate::request::limit::{Limit, Permit};
 use crate::request::room::{Call, Outcome, Working};
 use crate::subscribe::panic_text;
 
 /// How a request was answered: by its handler, or without it.
 pub(crate) type Answer<R> = Result<Outcome<R>, Failed>;
+
+pub(crate) type Receiver<R> = oneshot::Receiver<Answer<R>>;
 
 /// Why there is no answer of a handler.
 pub(crate) struct Failed {
@@ -79,28 +81,43 @@ impl<R: Request> Handler<R> {
     /// if it suspends it moves at once to a task of its own, so that its progress never depends on
     /// the caller, and dropping the caller cuts nothing.
     #[inline]
-    pub(crate) fn call_here(self: &Arc<Self>, request: R, about: &Arc<About>) -> Started<R> {
+    pub(crate) fn call_here(
+        self: &Arc<Self>,
+        request: R,
+        (about, handed): (Arc<About>, Handed),
+    ) -> Started<R> {
         if about.is_stillborn() {
             return Started::Failed(expired());
         }
-        let ask = Ask::new(request, about.clone());
+        let ask = Ask::new(request, handed);
         let scope = self.about_to_run();
         let Some(permit) = self.limit.try_here() else {
-            return self.spawn_when_permitted(ask, scope);
+            return Started::Running(about, self.spawn_when_permitted(ask, scope));
         };
         let depth = Depth::enter();
         if self.spawned || depth.is_too_deep() {
-            return self.spawn_afresh(ask, scope, permit.keep(&self.limit));
+            let permit = permit.keep(&self.limit);
+            return Started::Running(about, self.spawn_afresh(ask, scope, permit));
         }
+        let lent = Lent::new(about);
         match scope.isolated(|| self.call.begin(ask)) {
-            Ok(Ok(outcome)) => Started::Done(outcome),
-            Ok(Err(working)) => self.spawn_on(working, scope, permit.keep(&self.limit)),
-            Err(panic) => Started::Failed(panicked::<R>(&*panic)),
+            Ok(Ok(outcome)) => {
+                lent.done();
+                Started::Done(outcome)
+            }
+            Ok(Err(working)) => {
+                let permit = permit.keep(&self.limit);
+                Started::Running(lent.into_about(), self.spawn_on(working, scope, permit))
+            }
+            Err(panic) => {
+                lent.done();
+                Started::Failed(panicked::<R>(&*panic))
+            }
         }
     }
 
     #[cold]
-    fn spawn_when_permitted(self: &Arc<Self>, ask: Ask<R>, scope: Scope) -> Started<R> {
+    fn spawn_when_permitted(self: &Arc<Self>, ask: Ask<R>, scope: Scope) -> Receiver<R> {
         let handler = self.clone();
         self.spawn(async move {
             let _permit = handler.limit.acquire().await;
@@ -112,7 +129,7 @@ impl<R: Request> Handler<R> {
     }
 
     #[cold]
-    fn spawn_afresh(self: &Arc<Self>, ask: Ask<R>, scope: Scope, permit: Permit) -> Started<R> {
+    fn spawn_afresh(self: &Arc<Self>, ask: Ask<R>, scope: Scope, permit: Permit) -> Receiver<R> {
         let handler = self.clone();
         self.spawn(async move {
             let _permit = permit;
@@ -121,14 +138,14 @@ impl<R: Request> Handler<R> {
     }
 
     #[cold]
-    fn spawn_on(&self, working: Working<R>, scope: Scope, permit: Permit) -> Started<R> {
+    fn spawn_on(&self, working: Working<R>, scope: Scope, permit: Permit) -> Receiver<R> {
         self.spawn(async move {
             let _permit = permit;
             go_on::<R>(working, scope).await
         })
     }
 
-    fn spawn(&self, answer: impl Future<Output = Answer<R>> + Send + 'static) -> Started<R> {
+    fn spawn(&self, answer: impl Future<Output = Answer<R>> + Send + 'static) -> Receiver<R> {
         let (send, receive) = oneshot::channel();
         let gone = self.gone.clone();
         self.tasks.spawn(self.busy.track_future(async move {
@@ -137,7 +154,7 @@ impl<R: Request> Handler<R> {
                 let _ = send.send(answer);
             }
         }));
-        Started::Running(receive)
+        receive
     }
 }
 
@@ -223,5 +240,5 @@ pub(crate) enum Started<R: Request> {
     /// It was not run, or panicked.
     Failed(Failed),
     /// It has a task, which sends the answer.
-    Running(oneshot::Receiver<Answer<R>>),
+    Running(Arc<About>, Receiver<R>),
 }

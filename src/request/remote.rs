@@ -19,7 +19,7 @@ use busway_transport::{
 use crate::bus::now;
 use crate::codec::{Codec, CodecError};
 use crate::event::{Request, Schema};
-use crate::request::ask::{About, Ask};
+use crate::request::ask::{About, Ask, Handed};
 use crate::request::local::{Answer, Failed, Handler};
 use crate::sync::Locked;
 
@@ -146,13 +146,13 @@ async fn answer<R: Request>(ask: busway_transport::Ask, handler: &Handler<R>, pa
     let busway_transport::Ask { envelope, deadline, replier, cancelled, .. } = ask;
     let reply = match open::<R>(envelope, deadline) {
         Err(reply) => reply,
-        Ok((request, about)) => {
+        Ok((request, (about, handed))) => {
             let mut cancelled = std::pin::pin!(cancelled);
             if cancelled.as_mut().now_or_never().is_some() {
                 // Nobody waits any more: dropped unanswered, and not run.
                 return;
             }
-            let ask = Ask::new(request, about.clone());
+            let ask = Ask::new(request, handed);
             let mut answer = std::pin::pin!(handler.answer(ask, handler.about_to_run()));
             let mut told = false;
             let answer = loop {
@@ -173,7 +173,10 @@ async fn answer<R: Request>(ask: busway_transport::Ask, handler: &Handler<R>, pa
     replier.reply(reply);
 }
 
-fn open<R: Request>(envelope: Envelope, deadline: Instant) -> Result<(R, Arc<About>), Reply> {
+fn open<R: Request>(
+    envelope: Envelope,
+    deadline: Instant,
+) -> Result<(R, (Arc<About>, Handed)), Reply> {
     let failed = |kind, text: String| Err(Reply::Failed { kind, text });
     if now() >= deadline {
         return failed(FailureKind::Expired, "expired before it was run".into());
