@@ -112,8 +112,8 @@ pub(crate) struct Handed(Option<Arc<About>>);
 /// What the call holds of it, until the handler has been polled in place.
 pub(crate) struct Lent {
     about: Arc<About>,
-    /// What a call around this one has lent.
-    around: *const About,
+    /// What a call around this one has lent, and may have back already.
+    around: (*const About, Option<Handed>),
 }
 
 /// Where calls of one thread keep and exchange what they are about. Both ends go from hand to hand:
@@ -160,38 +160,41 @@ impl Lent {
     /// The handler is going to be polled in place.
     #[inline]
     pub(crate) fn new(about: Arc<About>) -> Self {
-        let around = DESK.try_with(|desk| desk.lent.replace(Arc::as_ptr(&about)));
-        Self { about, around: around.unwrap_or(std::ptr::null()) }
+        let around =
+            DESK.try_with(|desk| (desk.lent.replace(Arc::as_ptr(&about)), desk.back.take()));
+        // Fails only while the thread ends.
+        Self { about, around: around.unwrap_or((std::ptr::null(), None)) }
     }
 
+    /// What was lent, if the handler has dropped it.
     #[inline]
-    fn take_back(&self) -> Option<Handed> {
+    fn end(self) -> (Arc<About>, Option<Handed>) {
+        let (lent, back) = self.around;
         let back = DESK.try_with(|desk| {
-            desk.lent.set(self.around);
-            desk.back.take()
+            desk.lent.set(lent);
+            desk.back.replace(back)
         });
-        back.ok().flatten()
+        (self.about, back.ok().flatten())
     }
 
     /// The handler goes on.
     pub(crate) fn into_about(self) -> Arc<About> {
-        drop(self.take_back());
-        self.about
+        self.end().0
     }
 
     /// The handler is done, and so is the call.
     #[inline]
     pub(crate) fn done(self) {
-        match self.take_back() {
-            Some(handed) if self.about.is_as_new() => {
+        match self.end() {
+            (about, Some(handed)) if about.is_as_new() => {
                 // Fails only while the thread ends.
-                let _ = DESK.try_with(|desk| desk.spare.set(Some((self.about, handed))));
+                let _ = DESK.try_with(|desk| desk.spare.set(Some((about, handed))));
             }
-            Some(_) => {}
-            None => {
+            (_, Some(_)) => {}
+            (about, None) => {
                 // The handler gave the request away: what it said of its caller stays as it was.
-                self.about.deadline();
-                self.about.end();
+                about.deadline();
+                about.end();
             }
         }
     }

@@ -46,10 +46,11 @@ impl<'a, R: Request> Respond<'a, R> {
     /// Handles each request in a spawned task from its start, also those from the same process,
     /// which else begin in the task of their caller.
     ///
-    /// For handlers that compute for long before they first wait, which in its own task would hold
-    /// up everything else that the caller does there, and for handlers that need a deep stack. It
-    /// costs about ten times what a request in place does: a spawned task, and waking the caller.
-    /// Nothing else differs. Requests from elsewhere are always handled in tasks of their own.
+    /// For handlers that compute for long before they first wait, which in the caller's task would
+    /// hold up everything else that it does, past the request's deadline too, and for handlers that
+    /// need a deep stack. It costs more than ten times what a request in place does: a spawned
+    /// task, and waking the caller. Deadlines, the limit, panics and cancellation are the same.
+    /// Requests from elsewhere are always handled in tasks of their own.
     pub fn spawned(mut self) -> Self {
         self.spawned = true;
         self

@@ -8,7 +8,7 @@ use busway::{Ask, Bus, CloseError, Endpoint, Refused, RequestError, Respond};
 use futures::FutureExt;
 use tokio::sync::{Notify, mpsc};
 
-use crate::events::{Double, watched};
+use crate::events::{Double, Halve, watched};
 use crate::spans::{Recorded, Spans};
 
 /// How a handler is run.
@@ -230,6 +230,46 @@ async fn a_request_that_was_given_away_knows_when_its_caller_was_answered() {
             // Each was a request of its own.
             assert!(asks[0].id() != asks[1].id() && asks[1].id() != asks[2].id(), "{way:?}");
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_in_one_another_are_kept_apart() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let (send, mut given) = mpsc::unbounded_channel();
+        let inner = move |ask: Ask<Halve>| {
+            assert!(!ask.is_cancelled());
+            let half = ask.0 / 2;
+            send.send(ask).unwrap();
+            async move { answer(half) }
+        };
+        a.respond().with(inner).await.unwrap();
+        let asks = a.clone();
+        let outer = move |ask: Ask<Double>| {
+            let asks = asks.clone();
+            async move {
+                let number = ask.0;
+                if number != 4 {
+                    drop(ask);
+                }
+                answer(asks.request(Halve(number)).await.unwrap() * 4)
+            }
+        };
+        a.respond().with(outer).await.unwrap();
+        let mut ids = Vec::new();
+        for number in [2, 4, 6, 8] {
+            assert_eq!(a.request(Double(number)).await.unwrap(), number * 2);
+            let ask = given.recv().await.unwrap();
+            assert_eq!(ask.0, number);
+            assert!(ask.is_cancelled(), "its caller has its answer");
+            ids.push(ask.id());
+        }
+        ids.dedup();
+        assert_eq!(ids.len(), 4);
+        bus.close().await.unwrap();
     })
     .await;
 }
