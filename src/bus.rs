@@ -22,27 +22,14 @@ use crate::error::{CloseError, OpenError, ReadyError};
 use crate::notice::{Board, Notices};
 use crate::publish::job;
 use crate::publish::outlet::Outlets;
-use crate::request::local::Responders;
 use crate::request::remote::Packing;
+use crate::request::responders::Responders;
 use crate::router::Router;
 use crate::router::intake::Intakes;
 use crate::router::topic::TopicNode;
 
+pub(crate) use crate::running::{IN_HANDLER, Running};
 pub use builder::Builder;
-
-tokio::task_local! {
-    /// The handler that this task runs now.
-    pub(crate) static IN_HANDLER: Running;
-}
-
-/// A handler that runs.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Running {
-    /// Its bus.
-    pub(crate) bus: PeerId,
-    /// The address of the queue that nobody empties while it runs; 0 when others do.
-    pub(crate) gates: usize,
-}
 
 /// One process's connection to a named bus: its router and its transport. Clones are the same
 /// connection.
@@ -273,6 +260,7 @@ impl Core {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn in_handler(&self) -> bool {
         IN_HANDLER.try_with(|running| running.bus == self.peer).unwrap_or(false)
     }

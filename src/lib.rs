@@ -14,6 +14,7 @@ mod parcel;
 mod publish;
 mod request;
 mod router;
+mod running;
 pub mod subscribe;
 mod sync;
 mod transports;

@@ -16,7 +16,7 @@ use crate::config::{Config, Settings};
 use crate::error::OpenError;
 use crate::notice::Board;
 use crate::publish::job;
-use crate::request::local::Responders;
+use crate::request::responders::Responders;
 use crate::router::Router;
 use crate::router::intake::Intakes;
 

@@ -2,11 +2,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-
-use tokio_util::sync::CancellationToken;
 
 use busway_transport::{
     BoxFuture, Envelope, FailureKind, Headers, MessageId, Name, NameError, OutgoingRequest,
@@ -17,8 +15,8 @@ use crate::bus::{Core, deadline_after};
 use crate::endpoint::Endpoint;
 use crate::error::RequestError;
 use crate::event::Request;
-use crate::request::ask::{About, Ask};
-use crate::request::local::{Answer, Started};
+use crate::request::ask::About;
+use crate::request::local::{Answer, Failed, Receiver, Started};
 use crate::request::remote::{self, PackError};
 
 type Outcome<R> = Result<<R as Request>::Response, RequestError<<R as Request>::Error>>;
@@ -37,39 +35,40 @@ type Outcome<R> = Result<<R as Request>::Response, RequestError<<R as Request>::
 pub struct RequestCall<'a, R: Request> {
     endpoint: &'a Endpoint,
     request: Option<R>,
+    timeout: Option<Duration>,
+    /// What few ask for.
+    wishes: Option<Box<Wishes>>,
+    slow: Option<BoxFuture<'a, Outcome<R>>>,
+}
+
+#[derive(Default)]
+struct Wishes {
     to: Option<Name>,
     wrong: Option<NameError>,
-    timeout: Option<Duration>,
     headers: Headers,
-    slow: Option<BoxFuture<'a, Outcome<R>>>,
 }
 
 // No field is ever pinned in place.
 impl<R: Request> Unpin for RequestCall<'_, R> {}
 
 impl<'a, R: Request> RequestCall<'a, R> {
+    #[inline]
     pub(crate) fn new(endpoint: &'a Endpoint, request: R) -> Self {
-        Self {
-            endpoint,
-            request: Some(request),
-            to: None,
-            wrong: None,
-            timeout: None,
-            headers: Headers::new(),
-            slow: None,
-        }
+        Self { endpoint, request: Some(request), timeout: None, wishes: None, slow: None }
     }
 
     /// Asks a responder of that endpoint.
     pub fn to(mut self, endpoint: &str) -> Self {
         match Name::new(endpoint) {
-            Ok(name) => self.to = Some(name),
-            Err(error) => self.wrong = Some(error),
+            Ok(name) => self.wishes().to = Some(name),
+            Err(error) => self.wishes().wrong = Some(error),
         }
         self
     }
 
-    /// How long to wait for the answer (30 s unless set here or in the configuration).
+    /// How long to wait for the answer (30 s unless set here or in the configuration), from the
+    /// first poll on. What a handler on the same bus does in this task before it first waits is
+    /// not interrupted, and does not count.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -77,62 +76,64 @@ impl<'a, R: Request> RequestCall<'a, R> {
 
     /// Attaches a header.
     pub fn header(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.headers.insert(key, value);
+        self.wishes().headers.insert(key, value);
         self
     }
 
-    fn start(&mut self, request: R) -> Result<BoxFuture<'a, Outcome<R>>, Outcome<R>> {
+    fn wishes(&mut self) -> &mut Wishes {
+        self.wishes.get_or_insert_default()
+    }
+
+    /// The first poll.
+    #[inline]
+    fn start(&mut self, request: R, context: &mut Context<'_>) -> Poll<Outcome<R>> {
         let endpoint = self.endpoint;
         let bus = &endpoint.bus;
-        let topic = || R::SCHEMA.topic.to_owned();
-        if let Some(error) = self.wrong.take() {
-            return Err(Err(RequestError::Addressee { topic: topic(), error }));
+        let wishes = self.wishes.take();
+        if let Some(Wishes { wrong: Some(error), .. }) = wishes.as_deref() {
+            let (topic, error) = (topic::<R>(), error.clone());
+            return Poll::Ready(Err(RequestError::Addressee { topic, error }));
         }
-        bus.check_open(|| RequestError::Cancelled { topic: topic() }).map_err(Err)?;
+        if let Err(error) = bus.check_open(|| RequestError::Cancelled { topic: topic::<R>() }) {
+            return Poll::Ready(Err(error));
+        }
         let after = self.timeout.unwrap_or(bus.settings.request_timeout);
-        let deadline = deadline_after(after);
-        let Some(handler) = bus.responders.find::<R>(self.to.as_ref()) else {
-            let (to, headers) = (self.to.take(), std::mem::take(&mut self.headers));
-            return Ok(Box::pin(ask_peers(endpoint, request, to, headers, after, deadline)));
+        let responders = bus.responders.now();
+        let to = wishes.as_deref().and_then(|wishes| wishes.to.as_ref());
+        let Some(handler) = responders.next::<R>(to) else {
+            let Wishes { to, headers, .. } = *wishes.unwrap_or_default();
+            let deadline = deadline_after(after);
+            return self.wait(ask_peers(endpoint, request, to, headers, after, deadline), context);
         };
-        let gone = CancellationToken::new();
-        let about = About {
-            id: OnceLock::new(),
-            source: bus.source(&endpoint.name),
-            headers: std::mem::take(&mut self.headers),
-            deadline,
-            cancelled: gone.clone(),
-        };
-        match handler.call_here(Ask::new(request, Arc::new(about))) {
-            Started::Done(answer) => Err(outcome::<R>(answer, after)),
-            Started::Running(answer) => Ok(Box::pin(async move {
-                // Tells the responder when this is dropped.
-                let _gone = gone.drop_guard();
-                match until_over::<R, _>(bus, after, deadline, answer).await? {
-                    Ok(answer) => outcome::<R>(answer, after),
-                    Err(_) if bus.gone.is_cancelled() => {
-                        Err(RequestError::Cancelled { topic: topic() })
-                    }
-                    Err(_) => {
-                        let reason = "the responder's task was cut off".into();
-                        Err(RequestError::Disconnected { topic: topic(), reason })
-                    }
-                }
-            })),
+        let headers = wishes.map(|wishes| wishes.headers);
+        let about = About::from_here(&endpoint.name, bus.peer, after, headers);
+        match handler.call_here(request, about) {
+            Started::Done(outcome) => Poll::Ready(outcome.map_err(RequestError::Refused)),
+            Started::Failed(failed) => Poll::Ready(Err(without(topic::<R>(), failed, after))),
+            Started::Running(about, answer) => {
+                self.wait(await_here::<R>(bus, about, after, answer), context)
+            }
         }
+    }
+
+    #[cold]
+    fn wait(
+        &mut self,
+        outcome: impl Future<Output = Outcome<R>> + Send + 'a,
+        context: &mut Context<'_>,
+    ) -> Poll<Outcome<R>> {
+        self.slow.insert(Box::pin(outcome)).as_mut().poll(context)
     }
 }
 
 impl<R: Request> Future for RequestCall<'_, R> {
     type Output = Outcome<R>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         if let Some(request) = this.request.take() {
-            match this.start(request) {
-                Err(outcome) => return Poll::Ready(outcome),
-                Ok(slow) => this.slow = Some(slow),
-            }
+            return this.start(request, context);
         }
         match &mut this.slow {
             Some(slow) => slow.as_mut().poll(context),
@@ -147,6 +148,44 @@ impl<R: Request> std::fmt::Debug for RequestCall<'_, R> {
     }
 }
 
+fn topic<R: Request>() -> String {
+    R::SCHEMA.topic.to_owned()
+}
+
+/// Waits for a handler of the same bus that has a task of its own.
+fn await_here<'a, R: Request>(
+    bus: &'a Core,
+    about: Arc<About>,
+    after: Duration,
+    answer: Receiver<R>,
+) -> impl Future<Output = Outcome<R>> + Send + 'a {
+    // By now at the latest: it counts from the first poll.
+    let deadline = about.deadline();
+    let gone = Gone(about);
+    async move {
+        let _gone = gone;
+        match until_over::<R, _>(bus, after, deadline, answer).await? {
+            Ok(answer) => outcome::<R>(answer, after),
+            Err(_) if bus.gone.is_cancelled() => {
+                Err(RequestError::Cancelled { topic: topic::<R>() })
+            }
+            Err(_) => {
+                let reason = "the responder's task was cut off".into();
+                Err(RequestError::Disconnected { topic: topic::<R>(), reason })
+            }
+        }
+    }
+}
+
+/// Tells the handler when the call is over: answered, given up, or dropped.
+struct Gone(Arc<About>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 /// Asks through the transport.
 async fn ask_peers<R: Request>(
     endpoint: &Endpoint,
@@ -157,7 +196,7 @@ async fn ask_peers<R: Request>(
     deadline: Instant,
 ) -> Outcome<R> {
     let bus = &endpoint.bus;
-    let topic = || R::SCHEMA.topic.to_owned();
+    let topic = topic::<R>;
     let name =
         remote::topic::<R>().map_err(|error| RequestError::Addressee { topic: topic(), error })?;
     let payload =
@@ -194,7 +233,7 @@ async fn until_over<R: Request, T>(
     deadline: Instant,
     answer: impl Future<Output = T>,
 ) -> Result<T, RequestError<R::Error>> {
-    let topic = || R::SCHEMA.topic.to_owned();
+    let topic = topic::<R>;
     tokio::select! {
         biased;
         answer = answer => Ok(answer),
@@ -216,17 +255,24 @@ fn transport_error<E>(topic: String, after: Duration, error: TransportError) -> 
 }
 
 fn outcome<R: Request>(answer: Answer<R>, after: Duration) -> Outcome<R> {
-    let topic = R::SCHEMA.topic.to_owned();
     match answer {
-        Answer::Response(response) => Ok(response),
-        Answer::Refused(error) => Err(RequestError::Refused(error)),
-        Answer::Failed(FailureKind::Undecodable | FailureKind::Version, text) => {
-            Err(RequestError::Undecodable { topic, reason: format!("the responder: {text}") })
+        Ok(outcome) => outcome.map_err(RequestError::Refused),
+        Err(failed) => Err(without(topic::<R>(), failed, after)),
+    }
+}
+
+/// What a request without an answer of its handler ends in.
+#[cold]
+fn without<E>(topic: String, failed: Failed, after: Duration) -> RequestError<E> {
+    let Failed { kind, text } = failed;
+    match kind {
+        FailureKind::Undecodable | FailureKind::Version => {
+            RequestError::Undecodable { topic, reason: format!("the responder: {text}") }
         }
-        Answer::Failed(FailureKind::Expired, _) => Err(RequestError::TimedOut { topic, after }),
-        Answer::Failed(kind, text) => {
+        FailureKind::Expired => RequestError::TimedOut { topic, after },
+        kind => {
             let reason = format!("{}: {text}", kind.as_str());
-            Err(RequestError::Disconnected { topic, reason })
+            RequestError::Disconnected { topic, reason }
         }
     }
 }

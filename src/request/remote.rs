@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -19,8 +19,8 @@ use busway_transport::{
 use crate::bus::now;
 use crate::codec::{Codec, CodecError};
 use crate::event::{Request, Schema};
-use crate::request::ask::{About, Ask};
-use crate::request::local::{Answer, Handler};
+use crate::request::ask::{About, Ask, Handed};
+use crate::request::local::{Answer, Failed, Handler};
 use crate::sync::Locked;
 
 /// A value that crosses between two buses of one process, and is taken out once.
@@ -131,9 +131,8 @@ pub(crate) async fn serve<R: Request>(
         let permit = tokio::select! {
             biased;
             () = &mut stopped => break,
-            permit = handler.running.clone().acquire_owned() => permit,
+            permit = handler.limit.acquire() => permit,
         };
-        let Ok(permit) = permit else { break };
         let handler = handler.clone();
         handler.tasks.clone().spawn(handler.busy.clone().track_future(async move {
             let _permit = permit;
@@ -145,24 +144,29 @@ pub(crate) async fn serve<R: Request>(
 
 async fn answer<R: Request>(ask: busway_transport::Ask, handler: &Handler<R>, packing: Packing) {
     let busway_transport::Ask { envelope, deadline, replier, cancelled, .. } = ask;
-    let gone = CancellationToken::new();
-    let reply = match open::<R>(envelope, deadline, gone.clone()) {
+    let reply = match open::<R>(envelope, deadline) {
         Err(reply) => reply,
-        Ok(ask) => {
+        Ok((request, (about, handed))) => {
             let mut cancelled = std::pin::pin!(cancelled);
             if cancelled.as_mut().now_or_never().is_some() {
                 // Nobody waits any more: dropped unanswered, and not run.
                 return;
             }
-            let mut answer = handler.answer(ask);
+            let ask = Ask::new(request, handed);
+            let mut answer = std::pin::pin!(handler.answer(ask, handler.about_to_run()));
+            let mut told = false;
             let answer = loop {
                 tokio::select! {
                     biased;
                     answer = &mut answer => break answer,
                     // Told, but not cut off.
-                    () = &mut cancelled, if !gone.is_cancelled() => gone.cancel(),
+                    () = &mut cancelled, if !told => {
+                        told = true;
+                        about.end();
+                    }
                 }
             };
+            about.end();
             reply::<R>(answer, packing)
         }
     };
@@ -172,8 +176,7 @@ async fn answer<R: Request>(ask: busway_transport::Ask, handler: &Handler<R>, pa
 fn open<R: Request>(
     envelope: Envelope,
     deadline: Instant,
-    cancelled: CancellationToken,
-) -> Result<Ask<R>, Reply> {
+) -> Result<(R, (Arc<About>, Handed)), Reply> {
     let failed = |kind, text: String| Err(Reply::Failed { kind, text });
     if now() >= deadline {
         return failed(FailureKind::Expired, "expired before it was run".into());
@@ -183,24 +186,18 @@ fn open<R: Request>(
             format!("version {} was asked, {} is answered", envelope.version, R::SCHEMA.version);
         return failed(FailureKind::Version, text);
     }
-    let about = About {
-        id: OnceLock::from(envelope.id),
-        source: envelope.source,
-        headers: envelope.headers,
-        deadline,
-        cancelled,
-    };
-    match unpack(envelope.payload, &R::SCHEMA) {
-        Ok(request) => Ok(Ask::new(request, Arc::new(about))),
+    let Envelope { id, source, headers, payload, .. } = envelope;
+    match unpack(payload, &R::SCHEMA) {
+        Ok(request) => Ok((request, About::from_peer(id, source, headers, deadline))),
         Err(text) => failed(FailureKind::Undecodable, text),
     }
 }
 
 fn reply<R: Request>(answer: Answer<R>, packing: Packing) -> Reply {
     let packed = match answer {
-        Answer::Response(response) => packing.pack(R::SCHEMA.topic, response).map(Reply::Response),
-        Answer::Refused(error) => packing.pack(R::SCHEMA.topic, error).map(Reply::Refused),
-        Answer::Failed(kind, text) => return Reply::Failed { kind, text },
+        Ok(Ok(response)) => packing.pack(R::SCHEMA.topic, response).map(Reply::Response),
+        Ok(Err(error)) => packing.pack(R::SCHEMA.topic, error).map(Reply::Refused),
+        Err(Failed { kind, text }) => return Reply::Failed { kind, text },
     };
     packed.unwrap_or_else(|error| Reply::Failed {
         kind: FailureKind::Undecodable,
@@ -211,9 +208,9 @@ fn reply<R: Request>(answer: Answer<R>, packing: Packing) -> Reply {
 /// What a transport's reply says to the caller.
 pub(crate) fn read<R: Request>(reply: Reply) -> Result<Answer<R>, String> {
     Ok(match reply {
-        Reply::Response(payload) => Answer::Response(unpack(payload, &R::SCHEMA)?),
-        Reply::Refused(payload) => Answer::Refused(unpack(payload, &R::SCHEMA)?),
-        Reply::Failed { kind, text } => Answer::Failed(kind, text),
+        Reply::Response(payload) => Ok(Ok(unpack(payload, &R::SCHEMA)?)),
+        Reply::Refused(payload) => Ok(Err(unpack(payload, &R::SCHEMA)?)),
+        Reply::Failed { kind, text } => Err(Failed { kind, text }),
         _ => return Err("a kind of reply this version does not know".into()),
     })
 }

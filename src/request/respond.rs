@@ -14,6 +14,7 @@ use crate::endpoint::Endpoint;
 use crate::error::SubscribeError;
 use crate::event::Request;
 use crate::request::ask::Ask;
+use crate::request::limit::Limit;
 use crate::request::local::Handler;
 use crate::request::remote;
 use crate::subscribe::Starting;
@@ -26,25 +27,44 @@ const CONCURRENCY: usize = 256;
 pub struct Respond<'a, R> {
     endpoint: &'a Endpoint,
     concurrency: usize,
+    spawned: bool,
     request: PhantomData<fn(R)>,
 }
 
 impl<'a, R: Request> Respond<'a, R> {
     pub(crate) fn new(endpoint: &'a Endpoint) -> Self {
-        Self { endpoint, concurrency: CONCURRENCY, request: PhantomData }
+        Self { endpoint, concurrency: CONCURRENCY, spawned: false, request: PhantomData }
     }
 
-    /// How many requests it answers at once (256 unless set); more wait, up to their deadlines.
+    /// How many requests it answers at once, wherever they come from and however they run (256
+    /// unless set); more wait, up to their deadlines.
     pub fn concurrency(mut self, requests: usize) -> Self {
         self.concurrency = requests.clamp(1, Semaphore::MAX_PERMITS);
+        self
+    }
+
+    /// Handles each request in a spawned task from its start, also those from the same process,
+    /// which else begin in the task of their caller.
+    ///
+    /// For handlers that compute for long before they first wait, which in the caller's task would
+    /// hold up everything else that it does, past the request's deadline too, and for handlers that
+    /// need a deep stack. It costs more than ten times what a request in place does: a spawned
+    /// task, and waking the caller. Deadlines, the limit, panics and cancellation are the same.
+    /// Requests from elsewhere are always handled in tasks of their own.
+    pub fn spawned(mut self) -> Self {
+        self.spawned = true;
         self
     }
 
     /// Answers each request with what `handler` returns.
     ///
     /// A request from the same process is handled in the caller's own task as far as it goes
-    /// without waiting, and then in a task of its own. A panic ends the request in
+    /// without waiting, and then in a task of its own; or always there, see
+    /// [`spawned`](Self::spawned). A panic ends the request in
     /// [`Disconnected`](crate::RequestError::Disconnected), and nothing else.
+    ///
+    /// Each call runs in a [`tracing`] span `respond` of level debug, with the fields `topic` and
+    /// `endpoint`. Its parent is the span of the caller, when that is in the same process.
     ///
     /// # Errors
     /// [`SubscribeError`]. When this returns `Ok`, every connected peer can ask.
@@ -71,8 +91,9 @@ impl<'a, R: Request> Respond<'a, R> {
         let handler = Arc::new(Handler::<R> {
             endpoint: endpoint.clone(),
             bus: bus.peer,
-            call: Box::new(move |ask| Box::pin(handler(ask))),
-            running: Arc::new(Semaphore::new(self.concurrency)),
+            call: Box::new(handler),
+            limit: Arc::new(Limit::new(self.concurrency)),
+            spawned: self.spawned,
             tasks: tasks.clone(),
             busy: bus.busy.clone(),
             gone: bus.gone.clone(),

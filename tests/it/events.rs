@@ -49,6 +49,10 @@ pub(crate) struct Redrawn(pub(crate) std::sync::mpsc::SyncSender<u32>);
 #[request("test.double", response = u32)]
 pub(crate) struct Double(pub(crate) u32);
 
+#[derive(Request, Serialize, Deserialize, Debug)]
+#[request("test.halve", response = u32)]
+pub(crate) struct Halve(pub(crate) u32);
+
 /// Ends a test that hangs. Long: it asserts no speed.
 pub(crate) async fn watched<T>(test: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs")

@@ -11,5 +11,7 @@ mod intake;
 mod overflow;
 mod publish;
 mod requests;
+mod spans;
 mod subscribe;
 mod ui;
+mod ways;

@@ -7,7 +7,7 @@ use busway::{Bus, RequestError};
 use futures::FutureExt;
 use tokio::sync::{Notify, Semaphore};
 
-use crate::events::{Double, until, watched};
+use crate::events::{Double, Halve, until, watched};
 
 #[tokio::test]
 async fn a_handler_that_does_not_suspend_answers_in_the_callers_first_poll() {
@@ -253,6 +253,55 @@ async fn a_request_and_its_responder_may_ask_for_more_than_there_can_be() {
             .await
             .unwrap();
         assert_eq!(a.request(Double(4)).timeout(Duration::MAX).await.unwrap(), 8);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn responders_of_one_type_are_asked_in_turn() {
+    let bus = Bus::private().await.unwrap();
+    let (a, b) = (bus.endpoint("a").unwrap(), bus.endpoint("b").unwrap());
+    let first = a.respond::<Double>().with(|_| async { Ok(1) }).await.unwrap();
+    let second = b.respond::<Double>().with(|_| async { Ok(2) }).await.unwrap();
+    let mut asked = [0; 3];
+    for _ in 0..10 {
+        asked[a.request(Double(0)).await.unwrap() as usize] += 1;
+    }
+    assert_eq!(asked, [0, 5, 5]);
+    for _ in 0..3 {
+        assert_eq!(a.request(Double(0)).to("b").await.unwrap(), 2);
+    }
+    second.unregister().await;
+    for _ in 0..3 {
+        assert_eq!(a.request(Double(0)).await.unwrap(), 1);
+    }
+    first.unregister().await;
+    assert!(matches!(a.request(Double(0)).await, Err(RequestError::NoResponder { .. })));
+}
+
+#[tokio::test]
+async fn a_handler_may_register_and_unregister_responders() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let inner = a.clone();
+        a.respond::<Double>()
+            .with(move |ask| {
+                let inner = inner.clone();
+                async move {
+                    let other = inner.respond::<Halve>().with(|ask| async move { Ok(ask.0 / 2) });
+                    let other = other.await.unwrap();
+                    let half = inner.request(Halve(ask.0)).await.unwrap();
+                    other.unregister().await;
+                    let none = inner.request(Halve(ask.0)).await;
+                    assert!(matches!(none, Err(RequestError::NoResponder { .. })));
+                    Ok(half * 4)
+                }
+            })
+            .await
+            .unwrap();
+        assert_eq!(a.request(Double(4)).await.unwrap(), 8);
+        bus.close().await.unwrap();
     })
     .await;
 }
