@@ -137,6 +137,18 @@ pub struct FlushError {
     pub count: usize,
 }
 
+/// Why [`Publisher::publish_all`](crate::Publisher::publish_all) stopped.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("after {published} published events: {error}")]
+#[non_exhaustive]
+pub struct PublishAllError {
+    /// How many events were published before.
+    pub published: usize,
+    /// Why the next one was not.
+    #[source]
+    pub error: PublishError,
+}
+
 /// Why a subscription, stream or responder is not live.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

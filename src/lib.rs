@@ -24,17 +24,17 @@ pub use codec::{Codec, CodecError};
 pub use config::ConfigError;
 pub use endpoint::Endpoint;
 pub use error::{
-    CloseError, FlushError, OpenError, PublishError, ReadyError, RequestError, SubscribeError,
-    TryPublishError, WaitError,
+    CloseError, FlushError, OpenError, PublishAllError, PublishError, ReadyError, RequestError,
+    SubscribeError, TryPublishError, WaitError,
 };
 pub use event::{Event, Refused, Request, Schema};
 pub use ledger::Ledger;
 pub use message::{Message, RawMessage};
 pub use notice::Notices;
-pub use publish::{Accepted, Publish, Publisher, Publishing, Receipt};
+pub use publish::{Accepted, AcceptedAll, Publish, Publisher, Publishing, Receipt};
 pub use request::{Ask, RequestCall, Respond, Responder};
 pub use router::queue::Overflow;
-pub use subscribe::{EventStream, HandlerError, Starting, Subscribe, Subscription};
+pub use subscribe::{Chunk, EventStream, HandlerError, Lent, Starting, Subscribe, Subscription};
 
 pub use busway_macros::{Event, Request};
 pub use busway_transport::{

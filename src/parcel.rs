@@ -348,6 +348,13 @@ pub(crate) fn to_envelope(meta: &Meta, payload: Payload) -> Envelope {
     envelope
 }
 
+/// The event of a parcel that holds this very type.
+#[inline]
+pub(crate) fn peek<E: Event>(parcel: &Arc<dyn Parcel>) -> Option<&E> {
+    let any: &dyn Any = &**parcel;
+    any.downcast_ref::<Typed<E>>().map(Typed::event)
+}
+
 /// The parcel as an event of type `E`, if it is one.
 #[inline]
 pub(crate) fn take<E: Event>(parcel: &Arc<dyn Parcel>) -> Option<Arc<Typed<E>>> {

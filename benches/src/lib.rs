@@ -21,10 +21,6 @@
 //!
 //! Figures count on a quiet machine only: who is ahead changes when others take a core, and the
 //! output says how much they took.
-//!
-//! # What is missing
-//! busway has no publishing and no reading of several events at once so far: in the cases `chunk/…`
-//! its side goes item by item, while its peers use what they have for that.
 
 mod chart;
 mod options;

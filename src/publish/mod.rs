@@ -10,6 +10,7 @@ pub(crate) mod outlet;
 mod publisher;
 mod receipt;
 
+pub use all::AcceptedAll;
 pub use future::Publish;
 pub use publisher::{Accepted, Publisher, Publishing};
 pub use receipt::Receipt;

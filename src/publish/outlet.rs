@@ -109,7 +109,7 @@ impl Outlet {
         };
         let mut remains = Vec::with_capacity(claim.left());
         let claimed = claim.left();
-        for event in events.take(claimed) {
+        for event in events.by_ref().take(claimed) {
             claim.write(|old| {
                 let (parcel, old) = parcel::fill(old, event, &self.origin);
                 remains.push(old);

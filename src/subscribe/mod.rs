@@ -5,6 +5,7 @@
 //! [`Endpoint::subscribe`](crate::Endpoint::subscribe) for its use.
 
 mod builder;
+mod chunk;
 mod group;
 mod handler;
 mod kind;
@@ -12,6 +13,7 @@ mod reader;
 mod stream;
 
 pub use builder::{Starting, Subscribe};
+pub use chunk::{Chunk, Lent};
 pub use group::Grouped;
 pub(crate) use handler::panic_text;
 pub use handler::{HandlerError, Subscription};

@@ -24,7 +24,7 @@ pub(crate) struct Registration {
     pub(crate) filter: TopicFilter,
     pub(crate) queue: Arc<Queue>,
     /// Its place on the topic's ring, if it has one.
-    ring: Option<RingReader>,
+    pub(super) ring: Option<RingReader>,
     capacity: usize,
     shared: bool,
 }
@@ -85,7 +85,7 @@ pub(crate) struct Reader<K: Kind> {
     not_from: Option<Source>,
     left: Option<u64>,
     /// Whether it takes everything, for ever.
-    simple: bool,
+    pub(super) simple: bool,
     /// How many steps were taken without a pause.
     steps: u32,
 }
@@ -215,7 +215,7 @@ impl<K: Kind> Reader<K> {
         let next = match ring.get(0) {
             Some(parcel) => Next::Event(open(parcel, 1, from, not_from, &self.options)),
             None => {
-                ring.count_empty();
+                ring.count_empty(1);
                 Next::Nothing
             }
         };

@@ -47,8 +47,15 @@ impl<K: Kind> EventStream<K> {
         self.reader.registration.queue.ledger()
     }
 
+    pub(super) fn reader(&mut self) -> &mut Reader<K> {
+        &mut self.reader
+    }
+
     #[inline]
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<K::Message, Gap>>> {
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<K::Message, Gap>>> {
         if let Some(message) = self.reader.take_simply() {
             self.reader.settle(Fate::handled);
             return Poll::Ready(Some(Ok(message)));

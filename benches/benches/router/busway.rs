@@ -3,7 +3,7 @@
 use busway::{Ask, Bus, Endpoint, Event, EventStream, Overflow, Publisher, Refused, Request};
 use serde::{Deserialize, Serialize};
 
-use crate::fanout::{self, CAPACITY, Ends, Fanout, Payload, Shape};
+use crate::fanout::{self, CAPACITY, CHUNK, Chunk, Ends, Fanout, Payload, Payloads, Shape};
 use crate::request::{Caller, Service};
 
 /// An event that stays in the process, as what goes through a channel does.
@@ -41,17 +41,24 @@ impl Fanout for Busway {
     }
 }
 
-// TODO(chunks): no `publish_all` here and no `next_chunk` below, so that busway's side of the cases
-// `chunk/…` goes item by item, until it has these.
 impl fanout::Publisher for Publisher<Item> {
     async fn publish(&mut self, payload: Payload) {
         Publisher::publish(self, Item(payload)).await.expect("published");
+    }
+
+    async fn publish_all(&mut self, payloads: impl Payloads) {
+        Publisher::publish_all(self, payloads.map(Item)).await.expect("published");
     }
 }
 
 impl fanout::Subscriber for EventStream<Item> {
     async fn next(&mut self) -> u64 {
         self.next().await.expect("open").expect("no gap").0[0]
+    }
+
+    async fn next_chunk(&mut self) -> Chunk {
+        let mut lent = EventStream::next_chunk(self, CHUNK).await.expect("open").expect("no gap");
+        std::iter::from_fn(|| lent.next().map(|item| item.0[0])).collect()
     }
 }
 

@@ -171,9 +171,11 @@ impl<T: Content, K: Clone> Reader<T, K> {
         }
     }
 
-    /// Counts a position that was empty, before it is passed over.
-    pub(crate) fn count_empty(&self) {
-        self.desk.empty.fetch_add(1, Ordering::Release);
+    /// Counts positions that were empty, before they are passed over.
+    pub(crate) fn count_empty(&self, count: u64) {
+        if count > 0 {
+            self.desk.empty.fetch_add(count, Ordering::Release);
+        }
     }
 
     /// Goes to sleep, to be woken when the next position is written or the end is set. `false`
