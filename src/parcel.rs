@@ -197,6 +197,7 @@ impl<E: Event> Typed<E> {
     }
 
     /// Puts an event in the place of another. Gives that back: its own `Drop` may do anything.
+    #[inline]
     pub(crate) fn replace(&mut self, event: E, origin: &Arc<Origin>) -> Leftover<E> {
         if !Arc::ptr_eq(&self.meta.origin, origin) {
             self.meta.origin = origin.clone();

@@ -18,6 +18,9 @@ use crate::subscribe::kind::{Carried, Kind};
 /// How many steps a reader takes before it asks the runtime whether it may go on.
 const STEPS: u32 = 16;
 
+/// After so many events of the ring a reader lets others run before it goes to sleep.
+const RUN: u64 = 16;
+
 /// The registration of a queue with its bus; dropping it ends the subscription.
 pub(crate) struct Registration {
     bus: Weak<Core>,
@@ -88,6 +91,8 @@ pub(crate) struct Reader<K: Kind> {
     pub(super) simple: bool,
     /// How many steps were taken without a pause.
     steps: u32,
+    /// The place of the ring at which it last slept, or let others run before it did.
+    slept_at: u64,
 }
 
 /// What a reader makes of an event.
@@ -134,7 +139,16 @@ impl<K: Kind> Reader<K> {
             && not_from.is_none()
             && left.is_none()
             && options.predicate.is_none();
-        Ok(Self { registration, options, from: scope.from, not_from, left, simple, steps: 0 })
+        Ok(Self {
+            registration,
+            options,
+            from: scope.from,
+            not_from,
+            left,
+            simple,
+            steps: 0,
+            slept_at: 0,
+        })
     }
 
     /// The next message, where it stands on the ring, is of the very type that was asked for, and
@@ -226,7 +240,17 @@ impl<K: Kind> Reader<K> {
     /// A step where there is nothing on the ring, or something in the queue before it.
     #[cold]
     fn poll_both(&mut self, context: &mut Context<'_>) -> Poll<Next<K::Message>> {
-        let before = self.registration.ring.as_ref().map_or(u64::MAX, RingReader::cursor);
+        let Registration { queue, ring: Some(ring), .. } = &mut self.registration else {
+            return Poll::Ready(Next::End);
+        };
+        let before = ring.cursor();
+        // After a run of events more are likely to come: others run first, and it looks once more
+        // before it goes to sleep and has to be woken.
+        let run = before - std::mem::replace(&mut self.slept_at, before);
+        if run >= RUN && queue.first_at() > before && !ring.is_over() {
+            let _ = std::pin::pin!(tokio::task::yield_now()).poll(context);
+            return Poll::Pending;
+        }
         let from_queue = match self.poll_queue(context, before) {
             Poll::Ready(Next::End) => None,
             Poll::Ready(next) => return Poll::Ready(next),

@@ -341,8 +341,17 @@ impl<T: Content, K: Clone> Claim<'_, T, K> {
 impl<T: Content, K: Clone> Drop for Claim<'_, T, K> {
     #[inline]
     fn drop(&mut self) {
+        if !self.left.is_empty() || self.wakes || self.ring.readers() == 0 {
+            self.end();
+        }
+    }
+}
+
+impl<T: Content, K: Clone> Claim<'_, T, K> {
+    #[inline(never)]
+    fn end(&mut self) {
         // Dropped at the very end: a value's own `Drop` may do anything, even panic.
-        let _last = if self.left.is_empty() { Vec::new() } else { self.give_up() };
+        let _last = self.give_up();
         if self.wakes {
             self.ring.parking.wake();
         }
@@ -350,11 +359,8 @@ impl<T: Content, K: Clone> Drop for Claim<'_, T, K> {
             self.ring.clear();
         }
     }
-}
 
-impl<T: Content, K: Clone> Claim<'_, T, K> {
     /// Leaves the rest empty; gives what stood there a lap ago.
-    #[cold]
     fn give_up(&mut self) -> Vec<T> {
         let mut last = Vec::with_capacity(self.left());
         for position in self.left.clone() {
