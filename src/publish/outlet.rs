@@ -12,8 +12,9 @@ use crate::by_type::ByType;
 use crate::event::Event;
 use crate::parcel::{self, Origin, Parcel};
 use crate::publish::line::Line;
+use crate::router::multicast::Reserved;
 use crate::router::ring::Refused;
-use crate::router::topic::TopicNode;
+use crate::router::topic::{TopicClaim, TopicNode};
 
 /// What one publisher needs for publishing on one topic.
 pub(crate) struct Outlet {
@@ -53,7 +54,7 @@ impl Outlet {
         keep: impl FnOnce(&Arc<dyn Parcel>),
     ) -> Option<usize> {
         if !self.is_simple::<E>(bus) {
-            return None;
+            return self.publish_beside(bus, event, keep);
         }
         // Counted before the claim: who leaves in between was there.
         let Some((ring, readers @ 1..)) = self.node.ring().map(|ring| (ring, ring.readers()))
@@ -61,7 +62,7 @@ impl Outlet {
             *event = None;
             return Some(0);
         };
-        let mut claim = match ring.try_claim(1) {
+        let claim = match ring.try_claim(1) {
             Ok(claim) => claim,
             Err(Refused::Nobody) => {
                 *event = None;
@@ -69,18 +70,64 @@ impl Outlet {
             }
             Err(Refused::Full(_) | Refused::Busy) => return None,
         };
-        let event = event.take()?;
-        let mut remains = None;
+        self.write(claim, event.take()?, keep);
+        Some(readers)
+    }
+
+    #[inline]
+    fn write<E: Event>(
+        &self,
+        mut claim: TopicClaim<'_>,
+        event: E,
+        keep: impl FnOnce(&Arc<dyn Parcel>),
+    ) {
+        let mut before = None;
         claim.write(|old| {
             let (parcel, old) = parcel::fill(old, event, &self.origin);
-            remains = Some(old);
+            before = Some(old);
             keep(&parcel);
             parcel
         });
         drop(claim);
         // Only now: what was there before may do anything when it is dropped.
-        drop(remains);
-        Some(readers)
+        drop(before);
+    }
+
+    /// As [`publish`](Self::publish), where some subscriptions of this process have only a queue.
+    #[inline(never)]
+    fn publish_beside<E: Event>(
+        &self,
+        bus: &Core,
+        event: &mut Option<E>,
+        keep: impl FnOnce(&Arc<dyn Parcel>),
+    ) -> Option<usize> {
+        if !self.node.is_local() || !self.stays::<E>(bus) {
+            return None;
+        }
+        let queues = self.node.queues_now();
+        let reserved = Reserved::reserve(&queues, |queue| queue.lane().is_none()).ok()?;
+        let ring = self.node.ring().map(|ring| (ring, ring.readers()));
+        let claim = match ring {
+            None | Some((_, 0)) => None,
+            Some((ring, readers)) => match ring.try_claim(1) {
+                Ok(claim) => Some((claim, readers)),
+                Err(Refused::Nobody) => None,
+                Err(Refused::Full(_) | Refused::Busy) => return None,
+            },
+        };
+        let event = event.take()?;
+        let reached = reserved.count() + claim.as_ref().map_or(0, |(_, readers)| *readers);
+        let parcel = match claim {
+            None => parcel::fill(None, event, &self.origin).0,
+            Some((claim, _)) => {
+                let mut parcel = None;
+                self.write(claim, event, |written| parcel = Some(written.clone()));
+                parcel?
+            }
+        };
+        keep(&parcel);
+        drop(reserved.commit(&parcel));
+        Some(reached)
     }
 
     /// As [`publish`](Self::publish), for as many of some events as there is room for at once.
@@ -124,8 +171,14 @@ impl Outlet {
     /// Whether a publish without options concerns nothing but the ring.
     #[inline]
     fn is_simple<E: Event>(&self, bus: &Core) -> bool {
+        self.node.is_simple() && self.stays::<E>(bus)
+    }
+
+    /// Whether a publish without options stays in the process, and need not wait for others.
+    #[inline]
+    fn stays<E: Event>(&self, bus: &Core) -> bool {
         let nobody_outside = || self.node.is_for_nobody_outside(bus.interest_changes.count());
-        self.node.is_simple() && self.line.is_empty() && (E::SCHEMA.local || nobody_outside())
+        self.line.is_empty() && (E::SCHEMA.local || nobody_outside())
     }
 }
 

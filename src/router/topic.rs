@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
 use busway_transport::{Name, Party, Topic};
 
 use super::queue::{Overflow, Queue};
-use super::ring::{Desk, Reader, Ring};
+use super::ring::{Claim, Desk, Reader, Ring};
 use crate::parcel::Parcel;
 use crate::sync::Locked;
 
@@ -21,6 +21,9 @@ const LONGEST: usize = 1 << 16;
 
 /// The ring of one topic.
 pub(crate) type TopicRing = Ring<Arc<dyn Parcel>, InTheWay>;
+
+/// Room on the ring for events that are being written.
+pub(crate) type TopicClaim<'a> = Claim<'a, Arc<dyn Parcel>, InTheWay>;
 
 /// A subscription's place on its topic's ring.
 pub(crate) type RingReader = Reader<Arc<dyn Parcel>, InTheWay>;
@@ -148,6 +151,11 @@ impl TopicNode {
         self.busy.load(Ordering::Acquire) == 0
     }
 
+    /// Whether a publish concerns nothing but the ring and queues, as far as this process goes.
+    pub(crate) fn is_local(&self) -> bool {
+        self.busy.load(Ordering::Acquire) & !(Busy::Queues as u8) == 0
+    }
+
     pub(crate) fn is(&self, busy: Busy) -> bool {
         self.busy.load(Ordering::Acquire) & busy as u8 != 0
     }
@@ -177,6 +185,11 @@ impl TopicNode {
 
     pub(crate) fn queues(&self) -> Snapshot {
         self.queues.load_full()
+    }
+
+    /// As [`queues`](Self::queues), not for keeping.
+    pub(crate) fn queues_now(&self) -> Guard<Snapshot> {
+        self.queues.load()
     }
 
     pub(crate) fn add(&self, queue: Arc<Queue>) {

@@ -8,6 +8,7 @@ mod events;
 mod fake;
 mod groups;
 mod intake;
+mod lanes;
 mod overflow;
 mod publish;
 mod requests;

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
-use busway::{Bus, Gap, GapReason, HandlerError, SubscribeError};
+use busway::{Bus, GapReason, HandlerError, SubscribeError};
 use futures::FutureExt;
 
 use crate::events::{AlsoNumbered, Named, Numbered, Redrawn, Superstitious, until, watched};

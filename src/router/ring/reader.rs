@@ -110,10 +110,6 @@ impl<T: Content, K: Clone> Ring<T, K> {
 }
 
 impl<T: Content, K: Clone> Reader<T, K> {
-    pub(crate) fn ring(&self) -> &Arc<Ring<T, K>> {
-        &self.ring
-    }
-
     pub(crate) fn desk(&self) -> &Arc<Desk<K>> {
         &self.desk
     }
