@@ -24,10 +24,9 @@ pub(crate) struct Outlet {
 }
 
 impl Outlet {
-    fn new<E: Event>(bus: &Core, endpoint: &Name) -> Arc<Self> {
-        let node = bus.node_of(E::SCHEMA.topic);
+    pub(crate) fn on(bus: &Core, node: Arc<TopicNode>, endpoint: &Name, version: u32) -> Arc<Self> {
         let (topic, source) = (node.topic.clone(), bus.source(endpoint));
-        let origin = Arc::new(Origin { topic, version: E::SCHEMA.version, source });
+        let origin = Arc::new(Origin { topic, version, source });
         Arc::new(Self { node, origin, line: Line::default() })
     }
 
@@ -209,7 +208,8 @@ impl Outlets {
 
     #[cold]
     fn make<E: Event>(&self, bus: &Core, endpoint: &Name) -> Arc<Outlet> {
-        let outlet = Outlet::new::<E>(bus, endpoint);
+        let node = bus.node_of(E::SCHEMA.topic);
+        let outlet = Outlet::on(bus, node, endpoint, E::SCHEMA.version);
         self.known.rcu(|known| {
             let mut known = ByType::clone(known);
             known.entry(TypeId::of::<E>()).or_insert_with(|| outlet.clone());

@@ -7,6 +7,8 @@
 //! transport. A handler's task or a stream reads both, in order.
 
 pub(crate) mod intake;
+#[cfg(all(test, target_os = "linux"))]
+mod memory;
 pub(crate) mod multicast;
 pub(crate) mod queue;
 #[allow(unsafe_code, reason = "the ring, checked with loom")]

@@ -9,7 +9,7 @@ use super::sync::{AtomicPtr, AtomicU64, Cell, Ordering};
 
 /// Slots are made so many at a time: a topic that saw one event costs one segment.
 #[cfg(not(busway_loom))]
-const SEGMENT: usize = 32;
+const SEGMENT: usize = 16;
 #[cfg(busway_loom)]
 const SEGMENT: usize = 2;
 

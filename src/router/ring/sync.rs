@@ -113,9 +113,8 @@ impl<T> Cell<T> {
     }
 }
 
-/// Keeps what different threads write on cache lines of their own (two, as the hardware fetches
-/// them in pairs).
-#[repr(align(128))]
+/// Keeps what different threads write on cache lines of their own.
+#[repr(align(64))]
 pub(super) struct Padded<T>(pub(super) T);
 
 impl<T> std::ops::Deref for Padded<T> {

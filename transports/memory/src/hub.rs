@@ -8,7 +8,7 @@ use tokio::sync::{Notify, mpsc};
 
 use busway_groups::{DeadLetters, Engine};
 use busway_transport::{
-    Arrival, Ask, Changes, Delivery, GroupSpec, Host, Interest, Name, Notice, Peer, PeerId,
+    Ask, Changes, Delivery, Envelope, GroupSpec, Host, Interest, Name, Notice, Peer, PeerId,
     PlainInterest, ResponderSpec, Route, SubscriptionId,
 };
 
@@ -48,7 +48,7 @@ pub(crate) struct BusState {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) endpoints: BTreeSet<Name>,
     pub(crate) ready: bool,
-    pub(crate) interests: BTreeMap<SubscriptionId, (PlainInterest, mpsc::Sender<Arrival>)>,
+    pub(crate) interests: BTreeMap<SubscriptionId, (PlainInterest, mpsc::Sender<Arc<Envelope>>)>,
     /// The groups' work that this bus published.
     pub(crate) engine: Engine<MemberId>,
     /// The dead letters of members of this bus.
@@ -182,7 +182,7 @@ impl State {
         &self,
         peer: PeerId,
         route: &Route,
-    ) -> impl Iterator<Item = (PeerId, &PlainInterest, &mpsc::Sender<Arrival>)> {
+    ) -> impl Iterator<Item = (PeerId, &PlainInterest, &mpsc::Sender<Arc<Envelope>>)> {
         let others = self.buses.iter().filter(move |(id, _)| **id != peer);
         others
             .flat_map(|(id, bus)| bus.interests.values().map(|(interest, to)| (*id, interest, to)))

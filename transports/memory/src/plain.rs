@@ -19,7 +19,7 @@ use crate::hub::{Hub, State};
 /// Room for one event in every interest and group that takes it.
 #[derive(Debug)]
 pub struct MemoryPermit {
-    rooms: Vec<mpsc::OwnedPermit<Arrival>>,
+    rooms: Vec<mpsc::OwnedPermit<Arc<Envelope>>>,
     /// Who has that room: every endpoint of an interest.
     parties: Vec<Party>,
     backlog: Backlog,
@@ -35,7 +35,7 @@ struct Backlog {
 /// What is in the way of a publisher.
 pub(crate) enum Blocked {
     /// An interest's queue, to wait for.
-    Interest(Party, mpsc::Sender<Arrival>),
+    Interest(Party, mpsc::Sender<Arc<Envelope>>),
     /// A group's backlog.
     Group(Party),
     /// The bus has left.
@@ -95,8 +95,9 @@ impl Permit for MemoryPermit {
             groups::drive(hub, state, *peer);
             committed.unwrap_or_default()
         });
+        let envelope = Arc::new(envelope);
         for room in self.rooms {
-            room.send(Arrival::Event(envelope.clone()));
+            room.send(envelope.clone());
         }
         parties.append(&mut self.parties);
         Commit::Done(Receipt::exact(parties))
@@ -127,14 +128,16 @@ pub(crate) struct Arrivals {
     pub(crate) hub: Arc<Hub>,
     pub(crate) peer: PeerId,
     pub(crate) id: SubscriptionId,
-    pub(crate) queue: mpsc::Receiver<Arrival>,
+    /// Pointers, as a channel makes places for 32 at once, whatever their size.
+    pub(crate) queue: mpsc::Receiver<Arc<Envelope>>,
 }
 
 impl Stream for Arrivals {
     type Item = Arrival;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Arrival>> {
-        self.queue.poll_recv(context)
+        let next = self.queue.poll_recv(context);
+        next.map(|next| next.map(|envelope| Arrival::Event(Arc::unwrap_or_clone(envelope))))
     }
 }
 
