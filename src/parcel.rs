@@ -196,14 +196,20 @@ impl<E: Event> Typed<E> {
         self
     }
 
-    /// Puts an event in the place of another. Gives that back: its own `Drop` may do anything.
+    /// Exchanges the event for another. What else there was of the old one goes to `rest`, for it
+    /// may do anything when it is dropped.
     #[inline]
-    pub(crate) fn replace(&mut self, event: E, origin: &Arc<Origin>) -> Leftover<E> {
+    fn exchange(&mut self, event: &mut Option<E>, origin: &Arc<Origin>, rest: &mut Rest) {
+        std::mem::swap(&mut self.event, event);
         if !Arc::ptr_eq(&self.meta.origin, origin) {
             self.meta.origin = origin.clone();
         }
-        self.meta.extra = None;
-        Leftover { _event: self.event.replace(event), _late: self.meta.late.take() }
+        if self.meta.extra.is_some() {
+            self.meta.extra = None;
+        }
+        if self.meta.late.get().is_some() {
+            rest.late = self.meta.late.take();
+        }
     }
 }
 
@@ -214,41 +220,32 @@ impl<E> Typed<E> {
     }
 }
 
-/// What was in a parcel that was filled anew.
-pub(crate) struct Leftover<E> {
-    _event: Option<E>,
-    _late: Option<Box<Late>>,
-}
-
-/// What stood in an event's place before it; to be dropped where anything may happen.
-pub(crate) enum Before<E> {
-    Nothing,
-    Leftover {
-        _leftover: Leftover<E>,
-    },
+/// What stood in an event's place before it, besides its event.
+#[derive(Default)]
+pub(crate) struct Rest {
+    late: Option<Box<Late>>,
     /// A parcel that somebody still has, or of another type.
-    Parcel {
-        _parcel: Arc<dyn Parcel>,
-    },
+    parcel: Option<Arc<dyn Parcel>>,
 }
 
-/// The parcel of an event, in the memory of an old one where that can be had.
+/// The parcel of an event, in the memory of an old one where that can be had. The old event takes
+/// the place of the new one, and the rest of it goes to `rest`.
 #[inline]
 pub(crate) fn fill<E: Event>(
     old: Option<Arc<dyn Parcel>>,
-    event: E,
+    event: &mut Option<E>,
     origin: &Arc<Origin>,
-) -> (Arc<dyn Parcel>, Before<E>) {
-    let fresh = |event| Arc::new(Typed::new(event, Meta::new(origin.clone())));
-    let Some(mut parcel) = old else { return (fresh(event), Before::Nothing) };
-    let same = Arc::get_mut(&mut parcel).and_then(|old| (old as &mut dyn Any).downcast_mut());
-    match same {
-        Some(typed) => {
-            let leftover = Typed::<E>::replace(typed, event, origin);
-            (parcel, Before::Leftover { _leftover: leftover })
+    rest: &mut Rest,
+) -> Arc<dyn Parcel> {
+    if let Some(mut parcel) = old {
+        let same = Arc::get_mut(&mut parcel).and_then(|old| (old as &mut dyn Any).downcast_mut());
+        if let Some(typed) = same {
+            Typed::<E>::exchange(typed, event, origin, rest);
+            return parcel;
         }
-        None => (fresh(event), Before::Parcel { _parcel: parcel }),
+        rest.parcel = Some(parcel);
     }
+    Arc::new(Typed { event: event.take(), meta: Meta::new(origin.clone()) })
 }
 
 impl<E: Event> Parcel for Typed<E> {

@@ -10,7 +10,7 @@ use busway_transport::Name;
 use crate::bus::Core;
 use crate::by_type::ByType;
 use crate::event::Event;
-use crate::parcel::{self, Origin, Parcel};
+use crate::parcel::{self, Origin, Parcel, Rest};
 use crate::publish::line::Line;
 use crate::router::multicast::Reserved;
 use crate::router::ring::Refused;
@@ -69,7 +69,7 @@ impl Outlet {
             }
             Err(Refused::Full(_) | Refused::Busy) => return None,
         };
-        self.write(claim, event.take()?, keep);
+        self.write(claim, event, keep);
         Some(readers)
     }
 
@@ -77,19 +77,19 @@ impl Outlet {
     fn write<E: Event>(
         &self,
         mut claim: TopicClaim<'_>,
-        event: E,
+        event: &mut Option<E>,
         keep: impl FnOnce(&Arc<dyn Parcel>),
     ) {
-        let mut before = None;
+        let mut rest = Rest::default();
         claim.write(|old| {
-            let (parcel, old) = parcel::fill(old, event, &self.origin);
-            before = Some(old);
+            let parcel = parcel::fill(old, event, &self.origin, &mut rest);
             keep(&parcel);
             parcel
         });
         drop(claim);
         // Only now: what was there before may do anything when it is dropped.
-        drop(before);
+        *event = None;
+        drop(rest);
     }
 
     /// As [`publish`](Self::publish), where some subscriptions of this process have only a queue.
@@ -114,10 +114,9 @@ impl Outlet {
                 Err(Refused::Full(_) | Refused::Busy) => return None,
             },
         };
-        let event = event.take()?;
         let reached = reserved.count() + claim.as_ref().map_or(0, |(_, readers)| *readers);
         let parcel = match claim {
-            None => parcel::fill(None, event, &self.origin).0,
+            None => parcel::fill(None, event, &self.origin, &mut Rest::default()),
             Some((claim, _)) => {
                 let mut parcel = None;
                 self.write(claim, event, |written| parcel = Some(written.clone()));
@@ -153,17 +152,17 @@ impl Outlet {
             }
             Err(Refused::Full(_) | Refused::Busy) => return None,
         };
-        let mut remains = Vec::with_capacity(claim.left());
         let claimed = claim.left();
+        let mut before: Vec<(Option<E>, Rest)> = Vec::with_capacity(claimed);
         for event in events.by_ref().take(claimed) {
-            claim.write(|old| {
-                let (parcel, old) = parcel::fill(old, event, &self.origin);
-                remains.push(old);
-                parcel
-            });
+            before.push((Some(event), Rest::default()));
+        }
+        for (event, rest) in &mut before {
+            claim.write(|old| parcel::fill(old, event, &self.origin, rest));
         }
         drop(claim);
-        drop(remains);
+        // Only now, as in `write`.
+        drop(before);
         Some((claimed, readers))
     }
 
