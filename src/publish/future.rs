@@ -31,8 +31,8 @@ use crate::router::topic::{Busy, TopicRing};
 ///
 /// # Cancel safety
 /// Dropped before it is ready, either nobody got the event or, on a transport with confirmations,
-/// everybody will. While it waits it has its place in the topic's line of publishers: poll it or
-/// drop it, for those behind it wait until its deadline has been polled away.
+/// everybody will. While it waits it has its place before all that this endpoint publishes later on
+/// the topic: poll it or drop it, for those behind it wait until its deadline has been polled away.
 ///
 /// # Delivery
 /// To plain subscriptions at most once, and every loss is told; to groups at least once.

@@ -28,7 +28,8 @@ const KEPT: usize = 1024;
 /// Publishes events of one type without looking up their topic each time, and without waiting for
 /// confirmations: [`flush`](Self::flush) does, and reports what failed.
 ///
-/// Clones share their pipeline.
+/// Clones share their pipeline and their order; two that were made by
+/// [`Endpoint::publisher`](crate::Endpoint::publisher) are two publishers.
 pub struct Publisher<E> {
     pub(super) endpoint: Endpoint,
     pub(super) outlet: Arc<Outlet>,
@@ -77,8 +78,8 @@ impl<E: Event> Publisher<E> {
     /// [`PublishError`], as for [`Endpoint::publish`].
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nobody got the event. While it waits it has its place in the
-    /// topic's line of publishers: poll it or drop it.
+    /// Dropped before it is ready, nobody got the event. While it waits it has its place before all
+    /// that this publisher and its clones publish later: poll it or drop it.
     #[inline]
     pub fn publish(&self, event: E) -> Publishing<'_, E> {
         Publishing { publisher: self, event: Some(event), slow: None }

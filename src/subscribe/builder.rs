@@ -83,7 +83,8 @@ impl<'a, K: Kind, M> Subscribe<'a, K, M> {
         self
     }
 
-    /// How many events wait in the queue at most (1024 unless set here or in the configuration).
+    /// How many events wait for it at most (1024 unless set here or in the configuration). What other
+    /// processes publish, and what is [addressed](crate::Publish::to) to it, is counted by itself.
     pub fn capacity(mut self, events: usize) -> Self {
         self.options.capacity = Some(events);
         self
