@@ -22,6 +22,8 @@
 //! Figures count on a quiet machine only: who is ahead changes when others take a core, and the
 //! output says how much they took.
 
+#![forbid(unsafe_code)]
+
 mod chart;
 mod options;
 mod others;

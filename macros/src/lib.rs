@@ -9,6 +9,8 @@
 //! 4. `name` is the rule for names, and
 //! 5. `options` knows which options exist, so that a misspelt one can be put right.
 
+#![forbid(unsafe_code)]
+
 mod arguments;
 mod attribute;
 mod expand;

@@ -481,7 +481,7 @@ proptest! {
                     }
                     Step::Subscribe(capacity, overflow) if models.len() < 6 => {
                         let overflow = POLICIES[overflow as usize];
-                        let at_a = models.len() % 2 == 0;
+                        let at_a = models.len().is_multiple_of(2);
                         let stream = ends[usize::from(!at_a)].stream::<Numbered>();
                         let stream = stream.capacity(capacity.into()).overflow(overflow);
                         let capacity = if overflow == Overflow::Latest { 1 } else { capacity.into() };

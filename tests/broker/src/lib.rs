@@ -34,6 +34,8 @@
 //! | `BUSWAY_TEST_AMQP` | the URL of a running broker: [`Broker::shared`] uses it and starts nothing |
 //! | `BUSWAY_TEST_AMQP_SERVER` | the path of the `rabbitmq-server` to start |
 
+#![forbid(unsafe_code)]
+
 mod broker;
 mod error;
 

@@ -17,6 +17,8 @@
 //! limit. Whatever the broker has not confirmed is kept here, whatever we have not settled is
 //! kept there.
 
+#![forbid(unsafe_code)]
+
 mod address;
 mod connection;
 mod connector;

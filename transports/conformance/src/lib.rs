@@ -51,6 +51,8 @@
 //! It kills a bus by dropping it, and cuts no connection: what `kill -9` (law 13) and a lost
 //! connection (law 14) do, each transport tests with real processes and real faults.
 
+#![forbid(unsafe_code)]
+
 mod books;
 mod cases;
 mod events;

@@ -45,6 +45,8 @@
 //! rules of one group, `members` the choice of a member, `queue` the order of events. The store for
 //! [`DeadLetters`] is separate: the engine only says that there is one more.
 
+#![forbid(unsafe_code)]
+
 mod dead_letters;
 mod effect;
 mod engine;

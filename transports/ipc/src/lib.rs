@@ -23,6 +23,8 @@
 //! requests per responder, and a reader never has to wait: what it reads has its place already.
 //! The control lane is bounded by what is unacknowledged; a peer that lets it grow is cut off.
 
+#![forbid(unsafe_code)]
+
 mod address;
 mod announce;
 mod connector;

@@ -10,6 +10,8 @@
 //! `plain`, `groups` and `requests` (how events, work and questions cross), `transport`
 //! (the contract).
 
+#![forbid(unsafe_code)]
+
 mod connector;
 mod groups;
 mod hub;

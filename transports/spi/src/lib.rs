@@ -13,6 +13,8 @@
 //!
 //! Prove an adapter with the crate `busway-conformance`.
 
+#![forbid(unsafe_code)]
+
 pub mod address;
 pub mod capability;
 pub mod connector;
