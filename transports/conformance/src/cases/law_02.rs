@@ -42,6 +42,30 @@ pub(crate) async fn one_publishers_events_arrive_in_order(world: World) -> Done 
     Ok(Verdict::Passed)
 }
 
+pub(crate) async fn batches_and_single_events_keep_their_order(world: World) -> Done {
+    const ROUNDS: u64 = 20;
+    const BATCH: u64 = 99;
+    let [a, b] = world.meet(["a", "b"]).await?;
+    let mut here = a.inbox::<Counted>().await?;
+    let mut there = b.inbox::<Counted>().await?;
+    let publishing = async {
+        let publisher = a.publisher::<Counted>();
+        for round in 0..ROUNDS {
+            let first = round * (BATCH + 1);
+            publisher.publish(Counted { n: first }).await?;
+            let batch = (first + 1..=first + BATCH).map(|n| Counted { n });
+            assert_eq!(publisher.publish_all(batch).await?.events as u64, BATCH);
+        }
+        publisher.flush().await?;
+        Ok::<_, Failed>(())
+    };
+    let count = ROUNDS * (BATCH + 1);
+    let (published, here, there) =
+        tokio::join!(publishing, in_order(&mut here, count), in_order(&mut there, count));
+    published.and(here).and(there)?;
+    Ok(Verdict::Passed)
+}
+
 pub(crate) async fn publishers_do_not_mix_up_each_others_order(world: World) -> Done {
     const COUNT: u64 = 300;
     let [a, b, c] = world.meet(["a", "b", "c"]).await?;

@@ -40,6 +40,7 @@ macro_rules! __cases {
         }
         law_02 {
             one_publishers_events_arrive_in_order: "2,000 events of one publisher arrive in order, here and on two other buses";
+            batches_and_single_events_keep_their_order: "batches and single events of one publisher arrive in order, here and on another bus";
             publishers_do_not_mix_up_each_others_order: "three publishers at once keep each its own order";
             futures_in_flight_keep_the_order_of_their_first_polls: "200 publishes in flight arrive in the order of their first polls";
             group_of_one_keeps_first_attempts_in_order: "a group with concurrency 1 keeps first attempts in order, with failures between";
