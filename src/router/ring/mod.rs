@@ -26,6 +26,11 @@ mod slots;
 mod state;
 mod sync;
 
+#[cfg(all(test, busway_loom))]
+mod loom;
+#[cfg(all(test, not(busway_loom)))]
+mod model;
+
 use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::task::Waker;
