@@ -26,12 +26,18 @@ mod slots;
 mod state;
 mod sync;
 
+#[cfg(all(test, busway_loom))]
+mod loom;
+#[cfg(all(test, not(busway_loom)))]
+mod model;
+
 use std::mem::ManuallyDrop;
 use std::ops::Range;
+use std::task::Waker;
 
 pub(crate) use reader::{Desk, Reader};
 
-use parking::Parking;
+use parking::{Parking, wake_all};
 use slots::Slots;
 use state::State;
 use sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering, Padded, lock};
@@ -75,7 +81,7 @@ impl Head {
     const ROOM_BITS: u32 = 12;
     const MOST_ROOM: u64 = (1 << Self::ROOM_BITS) - 1;
     const ASLEEP: u64 = 1 << Self::ROOM_BITS;
-    /// What is left for positions is enough for a year at a hundred million events per second.
+    /// What is left for positions is enough for a year at seventy million events per second.
     const POSITION: u32 = Self::ROOM_BITS + 1;
 
     #[inline]
@@ -232,12 +238,14 @@ impl<T: Content, K: Clone> Ring<T, K> {
 
     /// Lets publishers that wait look again.
     pub(crate) fn open_gate(&self) {
-        let wakers = {
-            let mut state = lock(&self.state);
-            self.signs.gate.store(u64::MAX, Ordering::SeqCst);
-            std::mem::take(&mut state.waiting)
-        };
-        wakers.into_iter().for_each(|(_, waker)| waker.wake());
+        wake_all(self.take_waiting());
+    }
+
+    /// Takes the wakers of all publishers that wait, for the caller to wake.
+    fn take_waiting(&self) -> impl Iterator<Item = Waker> + use<T, K> {
+        let mut state = lock(&self.state);
+        self.signs.gate.store(u64::MAX, Ordering::SeqCst);
+        std::mem::take(&mut state.waiting).into_iter().map(|(_, waker)| waker)
     }
 
     fn has_room(&self, state: &State<K>) -> bool {

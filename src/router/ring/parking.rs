@@ -1,5 +1,6 @@
 //! Readers that sleep.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 
 use super::sync::{Mutex, lock};
@@ -43,30 +44,54 @@ impl Parking {
         Some(asleep.swap_remove(at).waker)
     }
 
-    /// Wakes all.
+    /// Wakes all who are on the list now. (Not those who come meanwhile: they have seen what the
+    /// caller claimed, and could keep it here for ever.)
     #[cold]
     pub(super) fn wake(&self) {
         let mut asleep = lock(&self.0);
-        let Some(last) = asleep.pop() else { return };
-        if asleep.is_empty() {
+        let mut left = asleep.len();
+        if left <= 1 {
+            let one = asleep.pop();
             drop(asleep);
             // Wakers may do anything: no lock is held.
-            last.waker.wake();
+            if let Some(one) = one {
+                one.waker.wake();
+            }
             return;
         }
-        let mut one = Some(last);
-        loop {
-            let mut wakers = [const { None }; BATCH];
-            for place in &mut wakers {
-                *place = one.take().or_else(|| asleep.pop()).map(|one| one.waker);
-            }
-            let done = asleep.is_empty();
-            drop(asleep);
-            wakers.into_iter().flatten().for_each(Waker::wake);
-            if done {
-                return;
-            }
-            asleep = lock(&self.0);
+        drop(asleep);
+        let mut batch = self.take(&mut left);
+        wake_all(std::iter::from_fn(|| {
+            batch.next().or_else(|| {
+                batch = self.take(&mut left);
+                batch.next()
+            })
+        }));
+    }
+
+    /// Takes some from the front of the list, where those are who have been there the longest:
+    /// whoever is removed meanwhile moves others only forward.
+    fn take(&self, left: &mut usize) -> impl Iterator<Item = Waker> + use<> {
+        let mut wakers = [const { None }; BATCH];
+        let mut asleep = lock(&self.0);
+        let count = BATCH.min(*left).min(asleep.len());
+        for (place, one) in wakers.iter_mut().zip(asleep.drain(..count)) {
+            *place = Some(one.waker);
         }
+        *left -= count;
+        wakers.into_iter().flatten()
+    }
+}
+
+/// Wakes all, under no lock. A waker that panics keeps no other from being woken: they are on no
+/// list any more. The panic goes on afterwards.
+pub(super) fn wake_all(wakers: impl Iterator<Item = Waker>) {
+    let mut panic = None;
+    for waker in wakers {
+        // Nothing of ours is changed halfway in there.
+        panic = catch_unwind(AssertUnwindSafe(|| waker.wake())).err().or(panic);
+    }
+    if let Some(panic) = panic {
+        resume_unwind(panic);
     }
 }

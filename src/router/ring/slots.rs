@@ -8,9 +8,9 @@ use std::ptr;
 use super::sync::{AtomicPtr, AtomicU64, Cell, Ordering};
 
 /// Slots are made so many at a time: a topic that saw one event costs one segment.
-#[cfg(not(busway_loom))]
+#[cfg(not(all(test, busway_loom)))]
 const SEGMENT: usize = 16;
-#[cfg(busway_loom)]
+#[cfg(all(test, busway_loom))]
 const SEGMENT: usize = 2;
 
 struct Slot<T> {

@@ -2,13 +2,13 @@
 
 pub(super) use std::sync::Arc;
 
-#[cfg(not(busway_loom))]
+#[cfg(not(all(test, busway_loom)))]
 pub(super) use std::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering},
 };
 
-#[cfg(busway_loom)]
+#[cfg(all(test, busway_loom))]
 pub(super) use loom::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering},
@@ -23,14 +23,14 @@ pub(super) use loom::sync::{
 #[inline]
 pub(super) fn announce(cell: &AtomicU64, value: u64) {
     cell.store(value, Ordering::SeqCst);
-    #[cfg(busway_loom)]
+    #[cfg(all(test, busway_loom))]
     Fence::AfterAnnounce.if_chosen();
 }
 
 /// See [`announce`].
 #[inline]
 pub(super) fn look(cell: &AtomicU64) -> u64 {
-    #[cfg(busway_loom)]
+    #[cfg(all(test, busway_loom))]
     Fence::BeforeLook.if_chosen();
     cell.load(Ordering::SeqCst)
 }
@@ -38,14 +38,14 @@ pub(super) fn look(cell: &AtomicU64) -> u64 {
 /// Where loom is given the fence that stands for sequential consistency. Either place is enough
 /// when both sides announce and look as they should; each of them notices only if the access
 /// beside it does not. So a check runs with the one, and again with the other.
-#[cfg(busway_loom)]
+#[cfg(all(test, busway_loom))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fence {
     AfterAnnounce,
     BeforeLook,
 }
 
-#[cfg(busway_loom)]
+#[cfg(all(test, busway_loom))]
 impl Fence {
     pub(super) fn choose(self) {
         CHOSEN.set(self);
@@ -58,7 +58,7 @@ impl Fence {
     }
 }
 
-#[cfg(busway_loom)]
+#[cfg(all(test, busway_loom))]
 thread_local! {
     /// All threads of a model are coroutines of the one thread that runs it.
     static CHOSEN: std::cell::Cell<Fence> = const { std::cell::Cell::new(Fence::AfterAnnounce) };
@@ -66,49 +66,49 @@ thread_local! {
 
 /// Lets another thread take its next few steps.
 pub(super) fn spin() {
-    #[cfg(not(busway_loom))]
+    #[cfg(not(all(test, busway_loom)))]
     std::hint::spin_loop();
-    #[cfg(busway_loom)]
+    #[cfg(all(test, busway_loom))]
     loom::thread::yield_now();
 }
 
 /// Locks a mutex whose data is whole at every step that can panic.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    #[cfg(not(busway_loom))]
+    #[cfg(not(all(test, busway_loom)))]
     return mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    #[cfg(busway_loom)]
+    #[cfg(all(test, busway_loom))]
     return mutex.lock().expect("loom's never is poisoned");
 }
 
 /// A value that its own protocol guards; loom watches how it is used.
 pub(super) struct Cell<T>(
-    #[cfg(not(busway_loom))] std::cell::UnsafeCell<T>,
-    #[cfg(busway_loom)] loom::cell::UnsafeCell<T>,
+    #[cfg(not(all(test, busway_loom)))] std::cell::UnsafeCell<T>,
+    #[cfg(all(test, busway_loom))] loom::cell::UnsafeCell<T>,
 );
 
 impl<T> Cell<T> {
     pub(super) fn new(value: T) -> Self {
-        #[cfg(not(busway_loom))]
+        #[cfg(not(all(test, busway_loom)))]
         return Self(std::cell::UnsafeCell::new(value));
-        #[cfg(busway_loom)]
+        #[cfg(all(test, busway_loom))]
         return Self(loom::cell::UnsafeCell::new(value));
     }
 
     /// The value, to look at.
     #[inline]
     pub(super) fn with<R>(&self, act: impl FnOnce(*const T) -> R) -> R {
-        #[cfg(not(busway_loom))]
+        #[cfg(not(all(test, busway_loom)))]
         return act(self.0.get());
-        #[cfg(busway_loom)]
+        #[cfg(all(test, busway_loom))]
         return self.0.with(act);
     }
 
     /// The value, to change.
     #[inline]
     pub(super) fn with_mut<R>(&self, act: impl FnOnce(*mut T) -> R) -> R {
-        #[cfg(not(busway_loom))]
+        #[cfg(not(all(test, busway_loom)))]
         return act(self.0.get());
-        #[cfg(busway_loom)]
+        #[cfg(all(test, busway_loom))]
         return self.0.with_mut(act);
     }
 }
