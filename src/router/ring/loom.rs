@@ -19,10 +19,11 @@
 //! * the limit off by one: `one_leaves_while_another_waits_for_it`
 //! * a claim that does not check `is_free`: `one_writes_late`
 //!
-//! Not planted in this ring yet, or not alone: a closed reader that reads past its end, a gate that
-//! stays shut at `leave`, at `close` or after vacating, the allowance kept at `subscribe` or
-//! `close`, a look at the cursors before the list at `leave`, and what only the model can notice of
-//! `Parking::wake` and `ready`.
+//! * a closed reader that reads past its end: the model alone
+//! * a gate that stays shut at `leave`: `one_leaves_while_another_waits_for_it`
+//!
+//! Not planted in this ring yet: a gate that stays shut at `close` or after vacating, the allowance
+//! kept at `subscribe` or `close`, a look at the cursors before the list at `leave`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
