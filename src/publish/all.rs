@@ -44,7 +44,7 @@ impl<E: Event> Publisher<E> {
     ///         sum += event.0;
     ///     }
     /// }
-    /// assert_eq!(sum, (0..100).sum());
+    /// assert_eq!(sum, 99 * 100 / 2);
     /// # Ok(()) }
     /// ```
     ///

@@ -81,18 +81,22 @@ impl<'a, E: Event> Publish<'a, E> {
 
     /// The short way, where nothing was asked for that only the long one can do.
     #[inline]
-    fn publish_simply(&mut self) -> Option<Receipt> {
+    pub(crate) fn publish_simply(&mut self) -> Option<Receipt> {
         if self.options.is_some() {
             return None;
         }
         let (endpoint, event) = (self.endpoint, &mut self.event);
-        endpoint.outlet::<E, _>(|outlet| {
+        let publish = |outlet: &Arc<Outlet>| {
             let mut parcel = None;
             let here =
                 outlet.publish_with(&endpoint.bus, event, |kept| parcel = Some(kept.clone()))?;
             let queues = parcel.is_some().then(|| (outlet.node.queues(), None));
             Some(Receipt { here, queues, parcel, elsewhere: None })
-        })
+        };
+        match &self.outlet {
+            Some(outlet) => publish(outlet),
+            None => endpoint.outlet::<E, _>(publish),
+        }
     }
 
     fn options(&mut self) -> &mut Options {

@@ -99,7 +99,10 @@ impl<E: Event> Publisher<E> {
     /// # Errors
     /// [`TryPublishError`], with the event.
     pub fn try_publish(&self, event: E) -> Result<Receipt, TryPublishError<E>> {
-        let publish = Publish::new(&self.endpoint, event).through(self.outlet.clone());
+        let mut publish = Publish::new(&self.endpoint, event).through(self.outlet.clone());
+        if let Some(receipt) = publish.publish_simply() {
+            return Ok(receipt);
+        }
         let Sent { receipt, pending, .. } = publish.try_send()?;
         self.pipeline.add(&self.endpoint.bus, &self.outlet.node, receipt.clone(), pending);
         Ok(receipt)
