@@ -86,7 +86,7 @@ impl<'a, E: Event> Publish<'a, E> {
             return None;
         }
         let (endpoint, event) = (self.endpoint, &mut self.event);
-        let publish = |outlet: &Arc<Outlet>| {
+        let mut publish = |outlet: &Arc<Outlet>| {
             let mut parcel = None;
             let here =
                 outlet.publish_with(&endpoint.bus, event, |kept| parcel = Some(kept.clone()))?;
