@@ -149,8 +149,13 @@ impl<T: Content, K: Clone> Reader<T, K> {
     /// How many positions can be read, of `most`. (They may be empty.)
     #[inline]
     pub(crate) fn ready(&mut self, most: u64) -> u64 {
-        while self.ready - self.cursor < most && self.can_read(self.ready) {
-            self.ready += 1;
+        let mut ready = self.ready;
+        while ready - self.cursor < most && self.ring.slots.is_written(ready) {
+            ready += 1;
+        }
+        if ready > self.ready && !self.left {
+            // In this order, as in `can_read`.
+            self.ready = ready.min(self.desk.end()).max(self.ready);
         }
         // It may know of more, from an earlier look.
         most.min(self.ready - self.cursor)
@@ -171,7 +176,7 @@ impl<T: Content, K: Clone> Reader<T, K> {
         assert!(position < self.ready, "not known to be there");
         // SAFETY: it is written, and no slot from our cursor on is written again or vacated: as
         // long as the reference lives we are borrowed, and the cursor stays.
-        unsafe { self.ring.slots.get(position) }.flatten()
+        unsafe { self.ring.slots.get(position) }
     }
 
     /// As [`ready`](Self::ready) and [`get`](Self::get) for the next position.
@@ -179,7 +184,7 @@ impl<T: Content, K: Clone> Reader<T, K> {
     pub(crate) fn peek(&mut self) -> Option<Option<&T>> {
         let position = self.cursor;
         // SAFETY: as in `get`.
-        let value = unsafe { self.ring.slots.get(position) }?;
+        let value = unsafe { self.ring.slots.look(position) }?;
         // In this order, as in `can_read`.
         if position >= self.desk.end() || self.left {
             return None;

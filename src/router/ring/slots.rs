@@ -84,13 +84,22 @@ impl<T> Slots<T> {
     /// # Safety
     /// Nobody writes to the slot again, or changes its content, while the returned reference lives.
     #[inline]
-    pub(super) unsafe fn get(&self, position: u64) -> Option<Option<&T>> {
+    pub(super) unsafe fn look(&self, position: u64) -> Option<Option<&T>> {
         let slot = self.slot(position)?;
-        if slot.written.load(Ordering::Acquire) != position + 1 {
-            return None;
-        }
+        let is_written = slot.written.load(Ordering::Acquire) == position + 1;
         // SAFETY: by the contract above there is no other but shared access.
-        Some(slot.value.with(|value| unsafe { (*value).as_ref() }))
+        is_written.then(|| slot.value.with(|value| unsafe { (*value).as_ref() }))
+    }
+
+    /// What stands at a position that is known to be written.
+    ///
+    /// # Safety
+    /// `is_written` held; otherwise as for [`look`](Self::look).
+    #[inline]
+    pub(super) unsafe fn get(&self, position: u64) -> Option<&T> {
+        let slot = self.slot(position)?;
+        // SAFETY: as above.
+        slot.value.with(|value| unsafe { (*value).as_ref() })
     }
 
     /// Lets `change` change what stands at a written position.
