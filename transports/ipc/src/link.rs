@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use busway_transport::PeerId;
+use bytes::{Bytes, BytesMut};
 use interprocess::local_socket::tokio::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
@@ -14,12 +15,9 @@ use tokio::sync::{Notify, watch};
 use crate::dispatch::Flow;
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
+use crate::outbox::{KEPT, Outbox};
 use crate::wire::{Control, Decoder, Out};
 
-/// How much the writer joins into one write.
-const BATCH: usize = 256 << 10;
-/// A payload from this size on is written as it is, not copied into the batch.
-const LARGE: usize = 128 << 10;
 /// How much the reader reads at once.
 const READ: usize = 64 << 10;
 /// More control frames than this wait only for a peer that does not read.
@@ -44,9 +42,11 @@ struct Lanes {
     /// Announcements, acks, credit, settlements, answers: always first.
     control: VecDeque<Out>,
     /// Events, work, requests, and what must not overtake them.
-    data: VecDeque<Out>,
+    data: Outbox,
     /// The writer has frames in its hands.
     writing: bool,
+    /// The writer found nothing to write, and has to be woken.
+    sleeping: bool,
     /// The goodbye is queued: nothing follows it.
     ending: bool,
     closed: bool,
@@ -77,19 +77,29 @@ impl Link {
             return;
         }
         lanes.control.push_back(out);
-        drop(lanes);
-        self.wake.notify_one();
+        self.wake_writer(lanes);
     }
 
     /// Queues a frame behind the data that is there.
     pub(crate) fn data(&self, out: Out) {
+        self.put_data(|data| data.push(&out));
+    }
+
+    /// Puts frames behind the data that is there.
+    pub(crate) fn put_data(&self, put: impl FnOnce(&mut Outbox)) {
         let mut lanes = lock(&self.lanes);
         if lanes.closed || lanes.ending {
             return;
         }
-        lanes.data.push_back(out);
-        drop(lanes);
-        self.wake.notify_one();
+        put(&mut lanes.data);
+        self.wake_writer(lanes);
+    }
+
+    fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
+        if std::mem::take(&mut lanes.sleeping) {
+            drop(lanes);
+            self.wake.notify_one();
+        }
     }
 
     /// Queues the last frame.
@@ -126,23 +136,27 @@ impl Link {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Takes the next frames to write, at most about a batch. False when there are none.
-    fn take(&self, batch: &mut Vec<Out>) -> bool {
+    /// Takes what is to be written next: control frames, all of them joined; else data. `None` when
+    /// there is nothing.
+    fn take(&self, joined: &mut BytesMut) -> Option<Bytes> {
         let mut lanes = lock(&self.lanes);
-        let mut size = 0;
-        while size < BATCH {
-            let Some(out) = lanes.control.pop_front().or_else(|| lanes.data.pop_front()) else {
-                break;
-            };
-            size += out.len();
-            batch.push(out);
+        let mut piece = None;
+        if lanes.control.is_empty() {
+            piece = lanes.data.take(joined);
         }
-        let was = std::mem::replace(&mut lanes.writing, !batch.is_empty());
+        for out in lanes.control.drain(..) {
+            for part in [&out.head, &out.shared, &out.payload] {
+                joined.extend_from_slice(part);
+            }
+        }
+        let any = piece.is_some() || !joined.is_empty();
+        lanes.sleeping = !any;
+        let was = std::mem::replace(&mut lanes.writing, any);
         drop(lanes);
-        if was && batch.is_empty() {
+        if was && !any {
             self.written.notify_waiters();
         }
-        !batch.is_empty()
+        any.then(|| piece.unwrap_or_default())
     }
 }
 
@@ -166,29 +180,17 @@ async fn write_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
 }
 
 async fn write(link: &Link, mut stream: &Stream) -> io::Result<()> {
-    let mut batch = Vec::new();
-    let mut buffer = Vec::with_capacity(READ);
+    let mut joined = BytesMut::new();
     loop {
-        if !link.take(&mut batch) {
+        let Some(piece) = link.take(&mut joined) else {
             link.wake.notified().await;
             continue;
-        }
-        for out in batch.drain(..) {
-            buffer.extend_from_slice(&out.head);
-            buffer.extend_from_slice(&out.shared);
-            if out.payload.len() < LARGE {
-                buffer.extend_from_slice(&out.payload);
-            } else {
-                stream.write_all(&buffer).await?;
-                buffer.clear();
-                stream.write_all(&out.payload).await?;
-            }
-        }
-        stream.write_all(&buffer).await?;
-        buffer.clear();
+        };
+        stream.write_all(if piece.is_empty() { &joined } else { &piece }).await?;
+        joined.clear();
         // A burst must not keep its memory for ever.
-        if buffer.capacity() > 2 * BATCH {
-            buffer.shrink_to(READ);
+        if joined.capacity() > KEPT {
+            joined = BytesMut::new();
         }
         tokio::task::coop::consume_budget().await;
     }

@@ -22,6 +22,7 @@ pub mod delivery;
 pub mod envelope;
 pub mod erased;
 pub mod error;
+pub mod express;
 pub mod group;
 pub mod id;
 pub mod name;
@@ -37,6 +38,7 @@ pub use delivery::{Arrival, Deliveries, Gap, GapReason, Missing, PlainInterest, 
 pub use envelope::{ContentType, Envelope, Headers, LocalPayload, Payload, PayloadError, Source};
 pub use erased::{PermitHandle, TransportHandle};
 pub use error::{Party, TransportError};
+pub use express::{Common, Express, Plain};
 pub use group::{
     DeadLetter, DeadReason, Delivery, Failure, GroupDeliveries, GroupKey, GroupSpec, Outcome,
     Retry, Settlement,

@@ -11,11 +11,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::WireError;
 use super::read::Read;
 
-const SEQUENCE: u8 = 1;
+pub(super) const SEQUENCE: u8 = 1;
 const TO: u8 = 1 << 1;
-const TIME: u8 = 1 << 2;
+pub(super) const TIME: u8 = 1 << 2;
 const HEADERS: u8 = 1 << 3;
-const VERSION: u8 = 1 << 4;
+pub(super) const VERSION: u8 = 1 << 4;
 const ALL: u8 = SEQUENCE | TO | TIME | HEADERS | VERSION;
 
 /// Content types that have a number; others travel as text behind [`OTHER_TYPE`].
@@ -46,9 +46,7 @@ impl Encoded {
                 | when(envelope.version != 1, VERSION),
         );
         head.put_slice(envelope.id.as_bytes());
-        put_short(&mut head, envelope.topic.as_str());
-        put_short(&mut head, envelope.source.endpoint.as_str());
-        head.put_u64_le(envelope.source.peer.as_u64());
+        put_origin(&mut head, &envelope.topic, &envelope.source);
         if let Some(sequence) = envelope.sequence {
             head.put_u64_le(sequence);
         }
@@ -130,6 +128,13 @@ pub(super) fn read(mut from: Read) -> Result<Envelope, WireError> {
     envelope.time = time;
     envelope.headers = headers;
     Ok(envelope)
+}
+
+/// Topic and source.
+pub(super) fn put_origin(to: &mut BytesMut, topic: &Topic, source: &Source) {
+    put_short(to, topic.as_str());
+    put_short(to, source.endpoint.as_str());
+    to.put_u64_le(source.peer.as_u64());
 }
 
 /// A text whose type keeps it below 256 bytes.

@@ -13,7 +13,7 @@ use super::{MAGIC, MAX_FRAME, MAX_HELLO, VERSION, WireError};
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
 const CONTROL: u8 = 3;
-const EVENT: u8 = 4;
+pub(super) const EVENT: u8 = 4;
 const DELIVER: u8 = 5;
 const ASK: u8 = 6;
 const REPLY: u8 = 7;

@@ -7,6 +7,7 @@
 
 pub(crate) mod control;
 pub(crate) mod envelope;
+pub(crate) mod event;
 pub(crate) mod frame;
 mod read;
 
