@@ -179,7 +179,13 @@ async fn pump(mut deliveries: Deliveries, queues: Queues, hole: GapReason) {
     while let Some(arrival) = deliveries.next().await {
         match arrival {
             Arrival::Event(envelope) => take(envelope, &queues, &mut sequences, &hole).await,
-            Arrival::Gap(gap) => tell(&queues, None, &gap),
+            Arrival::Gap(gap) => {
+                // With a broker between, a later hole may be another loss.
+                if gap.reason == hole && hole == GapReason::Disconnected {
+                    sequences.cut();
+                }
+                tell(&queues, None, &gap);
+            }
             _ => {}
         }
     }

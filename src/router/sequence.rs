@@ -13,7 +13,7 @@ type Line = (PeerId, Topic, Option<Name>);
 /// What an envelope's number says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// It is the next, or the first of its line.
+    /// It is the next, or the first of its line, or the first after a hole that was told.
     Next,
     /// So many are missing before it.
     After(u64),
@@ -24,22 +24,37 @@ pub(crate) enum Place {
 /// The last number of each publisher, topic and address.
 #[derive(Default)]
 pub(crate) struct Sequences {
-    last: HashMap<Line, u64>,
+    last: HashMap<Line, Last>,
     met: VecDeque<Line>,
+    /// How often the transport told of a lost link.
+    cuts: u64,
+}
+
+struct Last {
+    number: u64,
+    /// The count of cuts by then.
+    cuts: u64,
 }
 
 impl Sequences {
+    /// The transport told of a lost link, in this place: the hole that a line has there, if any,
+    /// is told already.
+    pub(crate) fn cut(&mut self) {
+        self.cuts += 1;
+    }
+
     /// Where the envelope stands in its line; it is then the last one.
     pub(crate) fn place(&mut self, envelope: &Envelope) -> Place {
         let Some(number) = envelope.sequence else { return Place::Next };
         let line = (envelope.source.peer, envelope.topic.clone(), envelope.to.clone());
         if let Some(last) = self.last.get_mut(&line) {
-            if number <= *last {
+            if number <= last.number {
                 return Place::Repeat;
             }
-            let missing = number - *last - 1;
-            *last = number;
-            return if missing == 0 { Place::Next } else { Place::After(missing) };
+            let missing = number - last.number - 1;
+            let told = last.cuts != self.cuts;
+            *last = Last { number, cuts: self.cuts };
+            return if missing == 0 || told { Place::Next } else { Place::After(missing) };
         }
         if self.met.len() == REMEMBERED
             && let Some(first) = self.met.pop_front()
@@ -47,7 +62,7 @@ impl Sequences {
             self.last.remove(&first);
         }
         self.met.push_back(line.clone());
-        self.last.insert(line, number);
+        self.last.insert(line, Last { number, cuts: self.cuts });
         Place::Next
     }
 }
@@ -75,6 +90,19 @@ mod tests {
         assert_eq!(sequences.place(&envelope(1, 9)), Place::After(2));
         assert_eq!(sequences.place(&envelope(1, 7)), Place::Repeat);
         assert_eq!(sequences.place(&envelope(2, 2)), Place::Next);
+    }
+
+    #[test]
+    fn a_hole_that_the_transport_told_is_told_once() {
+        let mut sequences = Sequences::default();
+        assert_eq!(sequences.place(&envelope(1, 1)), Place::Next);
+        assert_eq!(sequences.place(&envelope(2, 1)), Place::Next);
+        sequences.cut();
+        assert_eq!(sequences.place(&envelope(1, 4)), Place::Next);
+        assert_eq!(sequences.place(&envelope(1, 4)), Place::Repeat);
+        assert_eq!(sequences.place(&envelope(1, 6)), Place::After(1));
+        assert_eq!(sequences.place(&envelope(2, 2)), Place::Next);
+        assert_eq!(sequences.place(&envelope(2, 4)), Place::After(1));
     }
 
     #[test]

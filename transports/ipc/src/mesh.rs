@@ -215,7 +215,7 @@ impl Mesh {
             state.engine.lost(Member { peer: link.peer, number: *member }, now);
         }
         for interest in state.own.interests.values() {
-            interest.inbox.forget(link.number);
+            interest.inbox.forget(link.number, in_order);
         }
         for responder in remote.responders.values() {
             responder.room.close();

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use busway_transport::{
-    Arrival, Deliveries, Envelope, Name, PlainInterest, SubscriptionId, TransportError,
+    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SubscriptionId,
+    TransportError,
 };
 use futures::Stream;
 
@@ -29,19 +30,46 @@ pub(crate) struct Inbox {
 
 #[derive(Default)]
 struct Inner {
-    events: VecDeque<(Arc<Link>, Envelope)>,
+    items: VecDeque<Item>,
     /// By the number of the link. What a dead link left in the queue gives credit to nobody.
     accounts: HashMap<u64, Account>,
     ended: bool,
     waker: Option<Waker>,
 }
 
+enum Item {
+    Event(Arc<Link>, Envelope),
+    /// A link broke here that had brought events: nobody knows how many more were on their way.
+    Cut,
+}
+
+/// What a link has to do with an inbox, from its first moment to its last.
 #[derive(Default)]
 struct Account {
+    /// It has brought something.
+    fed: bool,
     /// Places that are taken, or drained and not given back yet.
     used: usize,
     /// Of these, the drained ones.
     drained: usize,
+}
+
+/// Wakes the reader, with the lock released.
+fn wake(mut inner: MutexGuard<'_, Inner>) {
+    let waker = inner.waker.take();
+    drop(inner);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl Inner {
+    /// One tells for all links that broke in the same place.
+    fn cut(&mut self) {
+        if !matches!(self.items.back(), Some(Item::Cut)) {
+            self.items.push_back(Item::Cut);
+        }
+    }
 }
 
 impl Inbox {
@@ -55,43 +83,58 @@ impl Inbox {
         if inner.ended {
             return Ok(());
         }
-        let account = inner.accounts.entry(link.number).or_default();
+        let Some(account) = inner.accounts.get_mut(&link.number) else {
+            // Cut off while its reader had this in its hands.
+            inner.cut();
+            wake(inner);
+            return Ok(());
+        };
         if account.used >= self.capacity {
             return Err(WireError::Unexpected("an event without credit"));
         }
+        account.fed = true;
         account.used += 1;
-        inner.events.push_back((link.clone(), envelope));
-        let waker = inner.waker.take();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        inner.items.push_back(Item::Event(link.clone(), envelope));
+        wake(inner);
         Ok(())
     }
 
-    /// A link is gone, and its account with it.
-    pub(crate) fn forget(&self, link: u64) {
-        lock(&self.inner).accounts.remove(&link);
+    /// There is a link that may bring events.
+    pub(crate) fn expect(&self, link: u64) {
+        lock(&self.inner).accounts.insert(link, Account::default());
+    }
+
+    /// A link is gone, and its account with it. If it brought events and did not end in order, it
+    /// may have had more on their way (law 4).
+    pub(crate) fn forget(&self, link: u64, in_order: bool) {
+        let mut inner = lock(&self.inner);
+        let fed = inner.accounts.remove(&link).is_some_and(|account| account.fed);
+        if fed && !in_order && !inner.ended {
+            inner.cut();
+            wake(inner);
+        }
     }
 
     /// The stream ends after what is there.
     pub(crate) fn end(&self) {
         let mut inner = lock(&self.inner);
         inner.ended = true;
-        if let Some(waker) = inner.waker.take() {
-            drop(inner);
-            waker.wake();
-        }
+        wake(inner);
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Envelope>> {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Arrival>> {
         let mut inner = lock(&self.inner);
-        let Some((link, envelope)) = inner.events.pop_front() else {
-            if inner.ended {
-                return Poll::Ready(None);
+        let (link, envelope) = match inner.items.pop_front() {
+            Some(Item::Event(link, envelope)) => (link, envelope),
+            Some(Item::Cut) => {
+                let gap = Gap::new(None, GapReason::Disconnected);
+                return Poll::Ready(Some(Arrival::Gap(gap)));
             }
-            inner.waker = Some(cx.waker().clone());
-            return Poll::Pending;
+            None if inner.ended => return Poll::Ready(None),
+            None => {
+                inner.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
         };
         let mut give = 0;
         if let Some(account) = inner.accounts.get_mut(&link.number) {
@@ -106,7 +149,7 @@ impl Inbox {
             let credit = Control::Credit { interest: self.id, events: give as u64 };
             link.control(Out::control(&credit));
         }
-        Poll::Ready(Some(envelope))
+        Poll::Ready(Some(Arrival::Event(envelope)))
     }
 }
 
@@ -120,7 +163,7 @@ impl Stream for Arrivals {
     type Item = Arrival;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Arrival>> {
-        self.inbox.poll(cx).map(|event| event.map(Arrival::Event))
+        self.inbox.poll(cx)
     }
 }
 
@@ -158,6 +201,7 @@ impl Mesh {
             let change = Change::interest(&interest);
             let own = OwnInterest { wants: interest, inbox: inbox.clone(), leaving: false };
             state.own.interests.insert(inbox.id, own);
+            state.peers.values().for_each(|remote| inbox.expect(remote.link.number));
             Ok(state.announce(change))
         })?;
         // Made before the wait: dropping this future withdraws the interest.
