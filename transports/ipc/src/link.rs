@@ -16,10 +16,11 @@ use crate::dispatch::Flow;
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
 use crate::outbox::{KEPT, Outbox};
+use crate::plain::Handful;
 use crate::wire::{Control, Decoder, Out};
 
 /// How much the reader reads at once.
-const READ: usize = 64 << 10;
+const READ: usize = 128 << 10;
 /// More control frames than this wait only for a peer that does not read.
 const MAX_CONTROL: usize = 1 << 16;
 
@@ -206,11 +207,15 @@ async fn read_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decode
 }
 
 async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decoder: Decoder) {
+    let mut handful = Handful::default();
     loop {
         loop {
             let flow = match decoder.next() {
-                Ok(Some(frame)) => mesh.dispatch(link, frame),
-                Ok(None) => break,
+                Ok(Some(frame)) => mesh.dispatch(link, &mut handful, frame),
+                Ok(None) => match handful.deliver(mesh, link) {
+                    Ok(()) => break,
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(error),
             };
             match flow {
@@ -219,7 +224,9 @@ async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decod
                 Err(error) => return mesh.link_broke_protocol(link, &error.to_string()),
             }
         }
-        decoder.buffer.reserve(READ);
+        if decoder.buffer.capacity() - decoder.buffer.len() < READ / 4 {
+            decoder.buffer.reserve(READ);
+        }
         match stream.read_buf(&mut decoder.buffer).await {
             Ok(0) => return mesh.link_ended(link, "it hung up"),
             Ok(_) => link.heard.store(true, Ordering::Relaxed),

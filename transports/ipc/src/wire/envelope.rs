@@ -4,11 +4,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use busway_transport::{
-    ContentType, Envelope, Headers, MessageId, Name, Payload, PayloadError, PeerId, Source, Topic,
+    ContentType, Envelope, Headers, MessageId, Name, Payload, PayloadError, Source, Topic,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::WireError;
+use super::origins::Origins;
 use super::read::Read;
 
 pub(super) const SEQUENCE: u8 = 1;
@@ -90,16 +91,13 @@ pub(super) fn encoded_payload(payload: &Payload) -> Result<(ContentType, Bytes),
 }
 
 /// Reads an envelope that takes all that is left of a frame.
-pub(super) fn read(mut from: Read) -> Result<Envelope, WireError> {
+pub(super) fn read(mut from: Read, origins: &mut Origins) -> Result<Envelope, WireError> {
     let flags = from.u8("flags")?;
     if flags & !ALL != 0 {
         return Err(WireError::Bad("set of flags"));
     }
-    let id = from.bytes(16, "id")?;
-    let id = MessageId::from_bytes(id[..].try_into().map_err(|_| WireError::Bad("id"))?);
-    let topic = from.short("topic", |text| Ok(Topic::new(text)?))?;
-    let endpoint = from.short("endpoint", |text| Ok(Name::new(text)?))?;
-    let peer = PeerId::from_u64(from.u64("source")?);
+    let id = MessageId::from_bytes(from.array("id")?);
+    let (topic, source) = origins.read(&mut from)?;
     let sequence = if flags & SEQUENCE != 0 { Some(from.u64("sequence")?) } else { None };
     let to = if flags & TO != 0 {
         Some(from.short("address", |text| Ok(Name::new(text)?))?)
@@ -116,12 +114,8 @@ pub(super) fn read(mut from: Read) -> Result<Envelope, WireError> {
         }
     }
     let content_type = read_content_type(&mut from)?;
-    let mut envelope = Envelope::new(
-        id,
-        topic,
-        Source { endpoint, peer },
-        Payload::encoded(content_type, from.rest()),
-    );
+    let payload = Payload::encoded(content_type, from.rest());
+    let mut envelope = Envelope::new(id, topic, source, payload);
     envelope.version = version;
     envelope.sequence = sequence;
     envelope.to = to;

@@ -11,7 +11,9 @@ use proptest::prelude::*;
 
 use super::control::{Introduction, Welcome, WireGroup};
 use super::envelope::Encoded;
+use super::event::{Event, EventFrames};
 use super::frame::decode;
+use super::origins::Origins;
 use super::*;
 
 fn join(out: &Out) -> BytesMut {
@@ -160,8 +162,8 @@ proptest! {
         let at = at.index(bytes.len());
         bytes[at] = byte;
         let cut = cut.index(bytes.len());
-        let _ = decode(bytes.clone().freeze());
-        let _ = decode(bytes.split_to(cut).freeze());
+        let _ = decode(bytes.clone().freeze(), &mut Origins::default());
+        let _ = decode(bytes.split_to(cut).freeze(), &mut Origins::default());
     }
 }
 
@@ -241,10 +243,13 @@ fn hellos_of_others_are_told_apart() {
 
     let mut newer = join(&Out::hello(&me)).split_off(4);
     newer[5] = 2;
-    assert_eq!(decode(newer.freeze()).unwrap_err(), WireError::Version { found: 2 });
+    assert_eq!(
+        decode(newer.freeze(), &mut Origins::default()).unwrap_err(),
+        WireError::Version { found: 2 }
+    );
     let mut other = join(&Out::hello(&me)).split_off(4);
     other[1] = b'X';
-    assert_eq!(decode(other.freeze()).unwrap_err(), WireError::Magic);
+    assert_eq!(decode(other.freeze(), &mut Origins::default()).unwrap_err(), WireError::Magic);
 }
 
 #[test]
