@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use arc_swap::ArcSwap;
 use futures::StreamExt;
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
@@ -22,7 +23,7 @@ use crate::sync::Locked;
 
 /// The queues behind one filter. The pump holds this and not the intake, so that the intake ends
 /// with its last subscription.
-type Queues = Arc<Mutex<Vec<Arc<Queue>>>>;
+type Queues = Arc<ArcSwap<Vec<Arc<Queue>>>>;
 
 /// Subscriptions share an intake when they have the same filter and capacity: the transport bounds
 /// what it holds by the latter, and may drop beyond it.
@@ -104,7 +105,7 @@ impl Intakes {
                     opened: tokio::sync::Mutex::default(),
                 })
             });
-            intake.queues.locked().push(queue.clone());
+            intake.change(|queues| queues.push(queue.clone()));
             intake.clone()
         };
         intake.open(self.link()).await
@@ -130,11 +131,10 @@ impl Intakes {
         let key = (filter.clone(), capacity);
         let Some(intake) = by_filter.get(&key) else { return };
         let last_of_endpoint = {
-            let mut queues = intake.queues.locked();
-            queues.retain(|other| !Arc::ptr_eq(other, queue));
-            !queues.iter().any(|other| other.endpoint == queue.endpoint)
+            intake.change(|queues| queues.retain(|other| !Arc::ptr_eq(other, queue)));
+            !intake.queues.load().iter().any(|other| other.endpoint == queue.endpoint)
         };
-        if intake.queues.locked().is_empty() {
+        if intake.queues.load().is_empty() {
             by_filter.remove(&key);
         } else if last_of_endpoint && let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (intake, link) = (Arc::downgrade(intake), self.link());
@@ -149,8 +149,15 @@ impl Intakes {
 }
 
 impl Intake {
+    /// Only under the lock of all intakes.
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Queue>>)) {
+        let mut queues = Vec::clone(&self.queues.load());
+        change(&mut queues);
+        self.queues.store(Arc::new(queues));
+    }
+
     fn wanted(&self) -> BTreeSet<Name> {
-        self.queues.locked().iter().map(|queue| queue.endpoint.clone()).collect()
+        self.queues.load().iter().map(|queue| queue.endpoint.clone()).collect()
     }
 
     /// Brings the transport's knowledge of this intake up to date.
@@ -208,10 +215,12 @@ async fn take(envelope: Envelope, queues: &Queues, sequences: &mut Sequences, ho
         Err(reason) => return tell(queues, to.as_ref(), &Gap::new(Some(1), reason)),
     };
     // First all that have room: a full queue must not let the others wait.
-    let snapshot = queues.locked().clone();
-    let addressed = snapshot.iter().filter(|queue| queue.is_addressed(to.as_ref()));
-    let full: Vec<_> = addressed.filter(|queue| !put(queue, &parcel)).collect();
-    for queue in full {
+    let full: Vec<_> = {
+        let queues = queues.load();
+        let addressed = queues.iter().filter(|queue| queue.is_addressed(to.as_ref()));
+        addressed.filter(|queue| !put(queue, &parcel)).cloned().collect()
+    };
+    for queue in &full {
         loop {
             let mut room = std::pin::pin!(queue.room.notified());
             room.as_mut().enable();
@@ -231,7 +240,7 @@ fn put(queue: &Arc<Queue>, parcel: &Arc<dyn Parcel>) -> bool {
 }
 
 fn tell(queues: &Queues, to: Option<&Name>, gap: &Gap) {
-    for queue in queues.locked().iter().filter(|queue| queue.is_addressed(to)) {
+    for queue in queues.load().iter().filter(|queue| queue.is_addressed(to)) {
         queue.push_gap(gap.clone());
     }
 }
