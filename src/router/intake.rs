@@ -184,6 +184,9 @@ impl Intake {
 async fn pump(mut deliveries: Deliveries, queues: Queues, hole: GapReason) {
     let mut sequences = Sequences::default();
     while let Some(arrival) = deliveries.next().await {
+        // What never runs empty must not keep its thread from those who read the queues, nor from
+        // the transport's own tasks.
+        tokio::task::coop::consume_budget().await;
         match arrival {
             Arrival::Event(envelope) => take(envelope, &queues, &mut sequences, &hole).await,
             Arrival::Gap(gap) => {

@@ -63,7 +63,8 @@ impl Express for IpcExpress {
     fn try_send(&self, event: Plain<'_>, sequence: &mut dyn FnMut() -> u64) -> Option<usize> {
         let Plain { id, time, payload, .. } = event;
         let send = |state: &mut State, plan: &Plan| {
-            if state.somebody_waits(&self.route) || !state.take_credit(plan) {
+            let is_congested = || plan.targets.iter().any(|target| target.link.is_congested());
+            if state.somebody_waits(&self.route) || is_congested() || !state.take_credit(plan) {
                 return None;
             }
             let event = Event { id, time, sequence: sequence(), length: payload.len() };
@@ -71,13 +72,12 @@ impl Express for IpcExpress {
             let shared = (payload.len() >= LARGE).then(|| payload.split().freeze());
             for target in &plan.targets {
                 target.link.put_data(|data| {
-                    self.frames.put(data.joined(), &target.interests, event);
-                    match &shared {
-                        Some(shared) => data.put_payload(shared),
-                        None => {
-                            data.joined().extend_from_slice(payload);
-                            data.is_complete();
-                        }
+                    data.put(|joined| {
+                        self.frames.put(joined, &target.interests, event);
+                        joined.extend_from_slice(payload);
+                    });
+                    if let Some(shared) = &shared {
+                        data.share(shared);
                     }
                 });
             }

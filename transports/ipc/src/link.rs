@@ -3,19 +3,21 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, Waker};
 
 use busway_transport::PeerId;
 use bytes::{Bytes, BytesMut};
 use interprocess::local_socket::tokio::Stream;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
 
 use crate::dispatch::Flow;
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
-use crate::outbox::{KEPT, Outbox};
+use crate::outbox::Outbox;
 use crate::plain::Handful;
 use crate::wire::{Control, Decoder, Out};
 
@@ -33,6 +35,8 @@ pub(crate) struct Link {
     lanes: Mutex<Lanes>,
     wake: Notify,
     stop: watch::Sender<bool>,
+    /// Set when the tasks start.
+    stream: OnceLock<Arc<Stream>>,
     heard: AtomicBool,
     /// Told when the lanes ran empty and everything is written.
     written: Arc<Notify>,
@@ -46,6 +50,8 @@ struct Lanes {
     data: Outbox,
     /// The writer has frames in its hands.
     writing: bool,
+    /// Somebody was told that it is congested.
+    turned_away: bool,
     /// The writer found nothing to write, and has to be woken.
     sleeping: bool,
     /// The goodbye is queued: nothing follows it.
@@ -62,6 +68,7 @@ impl Link {
             lanes: Mutex::default(),
             wake: Notify::new(),
             stop: watch::Sender::new(false),
+            stream: OnceLock::new(),
             heard: AtomicBool::new(true),
             written,
         }
@@ -81,6 +88,32 @@ impl Link {
         self.wake_writer(lanes);
     }
 
+    /// As [`control`](Self::control), for a frame that somebody waits for and that is seldom sent:
+    /// it is written here and now where that is possible. The writer's task may have to wait for
+    /// the very task that calls this.
+    pub(crate) fn control_at_once(&self, out: Out) {
+        let mut lanes = lock(&self.lanes);
+        // When the writer sleeps, nothing is queued, and nobody else writes.
+        if lanes.sleeping
+            && !lanes.closed
+            && !lanes.ending
+            && let Some(stream) = self.stream.get()
+        {
+            debug_assert!(out.shared.is_empty() && out.payload.is_empty());
+            let mut context = Context::from_waker(Waker::noop());
+            let wrote = Pin::new(&mut &**stream).poll_write(&mut context, &out.head);
+            // An error is the writer's to find.
+            let count = if let Poll::Ready(Ok(count)) = wrote { count } else { 0 };
+            if count < out.head.len() {
+                lanes.control.push_back(Out { head: out.head.slice(count..), ..out });
+                self.wake_writer(lanes);
+            }
+            return;
+        }
+        drop(lanes);
+        self.control(out);
+    }
+
     /// Queues a frame behind the data that is there.
     pub(crate) fn data(&self, out: Out) {
         self.put_data(|data| data.push(&out));
@@ -94,6 +127,15 @@ impl Link {
         }
         put(&mut lanes.data);
         self.wake_writer(lanes);
+    }
+
+    /// Whether so much waits already that a publisher should not put more behind it. It is told by
+    /// the mesh when there is room.
+    pub(crate) fn is_congested(&self) -> bool {
+        let mut lanes = lock(&self.lanes);
+        let is_congested = !lanes.closed && lanes.data.is_congested();
+        lanes.turned_away |= is_congested;
+        is_congested
     }
 
     fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
@@ -137,11 +179,18 @@ impl Link {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Takes what is to be written next: control frames, all of them joined; else data. `None` when
-    /// there is nothing.
+    /// Whether somebody was turned away for whom there is room now.
+    fn has_room_again(&self) -> bool {
+        let mut lanes = lock(&self.lanes);
+        !lanes.data.is_congested() && std::mem::take(&mut lanes.turned_away)
+    }
+
+    /// Takes what is to be written next into `joined`, which was written: control frames, all of
+    /// them; else data. Says whether there is anything, in `joined` or else in a piece of its own.
     fn take(&self, joined: &mut BytesMut) -> Option<Bytes> {
         let mut lanes = lock(&self.lanes);
         let mut piece = None;
+        joined.clear();
         if lanes.control.is_empty() {
             piece = lanes.data.take(joined);
         }
@@ -163,7 +212,7 @@ impl Link {
 
 /// Starts the two tasks of a link. They end with the link.
 pub(crate) fn run(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: Stream, decoder: Decoder) {
-    let stream = Arc::new(stream);
+    let stream = link.stream.get_or_init(|| Arc::new(stream)).clone();
     tokio::spawn(read_task(mesh.clone(), link.clone(), stream.clone(), decoder));
     tokio::spawn(write_task(mesh.clone(), link.clone(), stream));
 }
@@ -173,14 +222,14 @@ async fn write_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
     let ended = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => return,
-        ended = write(&link, &stream) => ended,
+        ended = write(&mesh, &link, &stream) => ended,
     };
     if let Err(error) = ended {
         mesh.link_ended(&link, &format!("writing failed: {error}"));
     }
 }
 
-async fn write(link: &Link, mut stream: &Stream) -> io::Result<()> {
+async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> {
     let mut joined = BytesMut::new();
     loop {
         let Some(piece) = link.take(&mut joined) else {
@@ -188,10 +237,8 @@ async fn write(link: &Link, mut stream: &Stream) -> io::Result<()> {
             continue;
         };
         stream.write_all(if piece.is_empty() { &joined } else { &piece }).await?;
-        joined.clear();
-        // A burst must not keep its memory for ever.
-        if joined.capacity() > KEPT {
-            joined = BytesMut::new();
+        if link.has_room_again() {
+            mesh.look(|state| state.wake_waiting());
         }
         tokio::task::coop::consume_budget().await;
     }

@@ -173,7 +173,7 @@ impl Inbox {
     fn give(&self, give: Option<(Arc<Link>, usize)>) {
         if let Some((link, events)) = give {
             let credit = Control::Credit { interest: self.id, events: events as u64 };
-            link.control(Out::control(&credit));
+            link.control_at_once(Out::control(&credit));
         }
     }
 }
