@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 use busway_transport::{
-    ContentType, DeadLetter, DeadReason, Envelope, Failure, FailureKind, GroupKey, GroupSpec,
+    Common, ContentType, DeadLetter, DeadReason, Envelope, Failure, FailureKind, GroupKey, GroupSpec,
     Headers, MessageId, Name, Outcome, Payload, PeerId, PlainInterest, Reply, Retry, Source,
     SubscriptionId, Topic, TopicFilter,
 };
@@ -95,8 +95,45 @@ proptest! {
     ) {
         let out = Out::event(&ids, &Encoded::new(&envelope).unwrap());
         let Frame::Event { interests, envelope: back } = through(&out, cut) else { panic!() };
-        assert_eq!(interests, ids);
+        assert_eq!(&interests[..], ids);
         same(&back, &envelope);
+    }
+
+    #[test]
+    fn frames_that_are_put_together_once_are_those_of_envelopes(
+        mut envelope in envelope(),
+        ids in proptest::collection::vec(any::<u64>(), 0..5),
+        sequence in any::<u64>(),
+        time in (0..1u64 << 40, 0..1_000_000_000u32),
+    ) {
+        envelope.sequence = Some(sequence);
+        let time = UNIX_EPOCH + Duration::new(time.0, time.1);
+        envelope.time = Some(time);
+        envelope.to = None;
+        envelope.headers = Headers::new();
+        let Payload::Encoded { content_type, bytes } = envelope.payload.clone() else { panic!() };
+        let source = envelope.source.clone();
+        let common = Common::new(envelope.topic.clone(), envelope.version, source, content_type);
+        let mut frame = BytesMut::new();
+        let event = Event { id: envelope.id, sequence, time, length: bytes.len() };
+        EventFrames::of(&common).put(&mut frame, &ids, event);
+        frame.put_slice(&bytes);
+        assert_eq!(frame, join(&Out::event(&ids, &Encoded::new(&envelope).unwrap())));
+    }
+
+    #[test]
+    fn what_came_before_changes_nothing(
+        envelopes in proptest::collection::vec(envelope(), 1..40),
+        again in proptest::collection::vec(any::<prop::sample::Index>(), 40),
+    ) {
+        let mut decoder = Decoder::new();
+        decoder.trust();
+        for envelope in again.iter().map(|again| again.get(&envelopes)) {
+            let out = Out::event(&[1], &Encoded::new(envelope).unwrap());
+            decoder.buffer.put_slice(&join(&out));
+            let Some(Frame::Event { envelope: back, .. }) = decoder.next().unwrap() else { panic!() };
+            same(&back, envelope);
+        }
     }
 
     #[test]
