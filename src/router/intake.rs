@@ -11,8 +11,8 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use busway_transport::{
-    Arrival, Capability, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SubscriptionId,
-    TopicFilter, TransportError, TransportHandle,
+    Arrival, Capability, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, Sink,
+    SubscriptionId, TopicFilter, TransportError, TransportHandle,
 };
 
 use super::multicast::Reserved;
@@ -165,10 +165,13 @@ impl Intake {
         let mut opened = self.opened.lock().await;
         let wanted = self.wanted();
         if opened.pump.is_none() {
+            let inlet =
+                Inlet { queues: self.queues.clone(), sequences: Arc::default(), hole: link.hole };
             let interest =
-                PlainInterest::new(self.id, self.filter.clone(), wanted.clone(), self.capacity);
+                PlainInterest::new(self.id, self.filter.clone(), wanted.clone(), self.capacity)
+                    .with_sink(inlet.clone());
             let deliveries = link.transport.subscribe(interest).await?;
-            let task = link.pumps.spawn(pump(deliveries, self.queues.clone(), link.hole));
+            let task = link.pumps.spawn(pump(deliveries, inlet));
             opened.pump = Some(task.abort_handle());
             opened.endpoints = wanted;
         } else if opened.endpoints != wanted {
@@ -179,58 +182,92 @@ impl Intake {
     }
 }
 
+/// What comes from outside, on its way into the queues of one intake. Clones are the same one.
+#[derive(Clone)]
+struct Inlet {
+    queues: Queues,
+    sequences: Arc<Mutex<Sequences>>,
+    hole: GapReason,
+}
+
 /// Moves what the transport delivers into the queues. While a waiting subscription is full it
 /// stops taking, and the transport holds back the publishers of this filter only (law 6).
-async fn pump(mut deliveries: Deliveries, queues: Queues, hole: GapReason) {
-    let mut sequences = Sequences::default();
+async fn pump(mut deliveries: Deliveries, inlet: Inlet) {
     while let Some(arrival) = deliveries.next().await {
         // What never runs empty must not keep its thread from those who read the queues, nor from
         // the transport's own tasks.
         tokio::task::coop::consume_budget().await;
         match arrival {
-            Arrival::Event(envelope) => take(envelope, &queues, &mut sequences, &hole).await,
+            Arrival::Event(envelope) => inlet.take(envelope).await,
             Arrival::Gap(gap) => {
                 // With a broker between, a later hole may be another loss.
-                if gap.reason == hole && hole == GapReason::Disconnected {
-                    sequences.cut();
+                if gap.reason == inlet.hole && inlet.hole == GapReason::Disconnected {
+                    inlet.sequences.locked().cut();
                 }
-                tell(&queues, None, &gap);
+                tell(&inlet.queues, None, &gap);
             }
             _ => {}
         }
     }
 }
 
-async fn take(envelope: Envelope, queues: &Queues, sequences: &mut Sequences, hole: &GapReason) {
-    match sequences.place(&envelope) {
-        Place::Next => {}
-        Place::After(missing) => {
-            tell(queues, envelope.to.as_ref(), &Gap::new(Some(missing), hole.clone()));
-        }
-        Place::Repeat => {
-            tracing::debug!(id = %envelope.id, topic = %envelope.topic, "dropped a repeat");
+impl Sink for Inlet {
+    fn try_take(&self, event: &mut Option<Envelope>) {
+        let Some(envelope) = event.as_ref() else { return };
+        let (queues, to) = (self.queues.load(), envelope.to.as_ref());
+        let Ok(reserved) = Reserved::reserve(&queues, |queue| queue.is_addressed(to)) else {
             return;
+        };
+        // Its number counts only once there is room: it would be a repeat when it comes again.
+        if let Some(parcel) = event.take().and_then(|envelope| self.accept(envelope)) {
+            drop(reserved.commit(&parcel));
         }
     }
-    let to = envelope.to.clone();
-    let parcel = match parcel::from_envelope(envelope) {
-        Ok(parcel) => parcel,
-        Err(reason) => return tell(queues, to.as_ref(), &Gap::new(Some(1), reason)),
-    };
-    // First all that have room: a full queue must not let the others wait.
-    let full: Vec<_> = {
-        let queues = queues.load();
-        let addressed = queues.iter().filter(|queue| queue.is_addressed(to.as_ref()));
-        addressed.filter(|queue| !put(queue, &parcel)).cloned().collect()
-    };
-    for queue in &full {
-        loop {
-            let mut room = std::pin::pin!(queue.room.notified());
-            room.as_mut().enable();
-            if put(queue, &parcel) {
-                break;
+}
+
+impl Inlet {
+    /// The event, unless it was here before; tells of the hole before it, or of its own loss.
+    fn accept(&self, envelope: Envelope) -> Option<Arc<dyn Parcel>> {
+        let place = self.sequences.locked().place(&envelope);
+        match place {
+            Place::Next => {}
+            Place::After(missing) => {
+                let gap = Gap::new(Some(missing), self.hole.clone());
+                tell(&self.queues, envelope.to.as_ref(), &gap);
             }
-            room.await;
+            Place::Repeat => {
+                tracing::debug!(id = %envelope.id, topic = %envelope.topic, "dropped a repeat");
+                return None;
+            }
+        }
+        let to = envelope.to.clone();
+        match parcel::from_envelope(envelope) {
+            Ok(parcel) => Some(parcel),
+            Err(reason) => {
+                tell(&self.queues, to.as_ref(), &Gap::new(Some(1), reason));
+                None
+            }
+        }
+    }
+
+    async fn take(&self, envelope: Envelope) {
+        let to = envelope.to.clone();
+        let Some(parcel) = self.accept(envelope) else { return };
+        // First all that have room: a full queue must not let the others wait.
+        let full: Vec<_> = {
+            let queues = self.queues.load();
+            let addressed = queues.iter().filter(|queue| queue.is_addressed(to.as_ref()));
+            addressed.filter(|queue| !put(queue, &parcel)).cloned().collect()
+        };
+        for queue in &full {
+            loop {
+                let mut room = std::pin::pin!(queue.room.notified());
+                room.as_mut().enable();
+                if put(queue, &parcel) {
+                    break;
+                }
+                room.await;
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use busway_transport::{
-    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SubscriptionId,
+    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SinkHandle, SubscriptionId,
     TransportError,
 };
 use futures::Stream;
@@ -25,6 +25,7 @@ pub(crate) struct Inbox {
     /// So many drained places of one link are given back at once: a credit frame per event would
     /// cost as much as the event.
     batch: usize,
+    sink: Option<SinkHandle>,
     inner: Mutex<Inner>,
 }
 
@@ -65,6 +66,11 @@ fn wake(mut inner: MutexGuard<'_, Inner>) {
 }
 
 impl Inner {
+    /// Whether the bus has taken and settled all that there was, and waits for more.
+    fn is_awaited(&self) -> bool {
+        self.items.is_empty() && self.waker.is_some()
+    }
+
     /// One tells for all links that broke in the same place.
     fn cut(&mut self) {
         if !matches!(self.items.back(), Some(Item::Cut)) {
@@ -76,14 +82,16 @@ impl Inner {
 impl Inbox {
     fn new(interest: &PlainInterest) -> Self {
         let capacity = interest.capacity.max(1);
-        Self { id: interest.id.0, capacity, batch: (capacity / 4).max(1), inner: Mutex::default() }
+        let (batch, sink) = ((capacity / 4).max(1), interest.sink.clone());
+        Self { id: interest.id.0, capacity, batch, sink, inner: Mutex::default() }
     }
 
-    /// Puts events in that a link brought.
+    /// Gives events on that a link brought: to the bus at once, while its stream holds nothing and
+    /// waits for more; else into the queue.
     fn push(
         &self,
         link: &Arc<Link>,
-        envelopes: impl ExactSizeIterator<Item = Envelope>,
+        mut envelopes: impl ExactSizeIterator<Item = Envelope>,
     ) -> Result<(), WireError> {
         let mut inner = lock(&self.inner);
         if inner.ended {
@@ -100,6 +108,36 @@ impl Inbox {
         }
         account.fed = true;
         account.used += envelopes.len();
+        if let Some(sink) = self.sink.as_ref().filter(|_| inner.is_awaited()) {
+            drop(inner);
+            // The next events of this link are in its reader's hands as well: nothing overtakes
+            // them here.
+            let (mut events, mut back) = (0, None);
+            for envelope in &mut envelopes {
+                back = Some(envelope);
+                sink.try_take(&mut back);
+                if back.is_some() {
+                    break;
+                }
+                events += 1;
+            }
+            inner = lock(&self.inner);
+            let give = self.note(&mut inner, Drained { link: link.number, events });
+            if back.is_none() || inner.ended {
+                drop(inner);
+                self.give(give);
+                return Ok(());
+            }
+            if inner.accounts.contains_key(&link.number) {
+                let rest = back.into_iter().chain(envelopes);
+                inner.items.extend(rest.map(|envelope| Item::Event(link.number, envelope)));
+            } else {
+                inner.cut();
+            }
+            wake(inner);
+            self.give(give);
+            return Ok(());
+        }
         inner.items.extend(envelopes.map(|envelope| Item::Event(link.number, envelope)));
         wake(inner);
         Ok(())

@@ -34,7 +34,9 @@ pub mod transport;
 pub use address::Address;
 pub use capability::{Capabilities, Capability};
 pub use connector::{ConnectOptions, Connector, Registry};
-pub use delivery::{Arrival, Deliveries, Gap, GapReason, Missing, PlainInterest, SubscriptionId};
+pub use delivery::{
+    Arrival, Deliveries, Gap, GapReason, Missing, PlainInterest, Sink, SinkHandle, SubscriptionId,
+};
 pub use envelope::{ContentType, Envelope, Headers, LocalPayload, Payload, PayloadError, Source};
 pub use erased::{PermitHandle, TransportHandle};
 pub use error::{Party, TransportError};

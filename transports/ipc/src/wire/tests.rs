@@ -2,9 +2,9 @@ use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 use busway_transport::{
-    Common, ContentType, DeadLetter, DeadReason, Envelope, Failure, FailureKind, GroupKey, GroupSpec,
-    Headers, MessageId, Name, Outcome, Payload, PeerId, PlainInterest, Reply, Retry, Source,
-    SubscriptionId, Topic, TopicFilter,
+    Common, ContentType, DeadLetter, DeadReason, Envelope, Failure, FailureKind, GroupKey,
+    GroupSpec, Headers, MessageId, Name, Outcome, Payload, PeerId, PlainInterest, Reply, Retry,
+    Source, SubscriptionId, Topic, TopicFilter,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
