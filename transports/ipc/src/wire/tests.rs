@@ -180,7 +180,7 @@ proptest! {
 
     #[test]
     fn garbage_is_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let _ = decode(Bytes::from(bytes.clone()));
+        let _ = decode(Bytes::from(bytes.clone()), &mut Origins::default());
         let mut decoder = Decoder::new();
         decoder.buffer.put_slice(&bytes);
         while let Ok(Some(_)) = decoder.next() {}
