@@ -13,7 +13,7 @@ type Line = (PeerId, Topic, Option<Name>);
 /// What an envelope's number says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// It is the next, or the first of its line.
+    /// It is the next, or the first of its line, or the first after a hole that was told.
     Next,
     /// So many are missing before it.
     After(u64),
@@ -24,22 +24,47 @@ pub(crate) enum Place {
 /// The last number of each publisher, topic and address.
 #[derive(Default)]
 pub(crate) struct Sequences {
-    last: HashMap<Line, u64>,
+    /// The line of the envelope before, which is likely to be that of the next too.
+    latest: Option<(Line, Last)>,
+    /// The others; what is in `latest` may be behind here.
+    last: HashMap<Line, Last>,
     met: VecDeque<Line>,
+    /// How often the transport told of a lost link.
+    cuts: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Last {
+    number: u64,
+    /// The count of cuts by then.
+    cuts: u64,
 }
 
 impl Sequences {
+    /// The transport told of a lost link, in this place: the hole that a line has there, if any,
+    /// is told already.
+    pub(crate) fn cut(&mut self) {
+        self.cuts += 1;
+    }
+
     /// Where the envelope stands in its line; it is then the last one.
     pub(crate) fn place(&mut self, envelope: &Envelope) -> Place {
         let Some(number) = envelope.sequence else { return Place::Next };
-        let line = (envelope.source.peer, envelope.topic.clone(), envelope.to.clone());
+        let Envelope { topic, to, source, .. } = envelope;
+        let cuts = self.cuts;
+        if let Some(((peer, latest, latest_to), last)) = &mut self.latest
+            && (*peer, &*latest, &*latest_to) == (source.peer, topic, to)
+        {
+            return last.step(number, cuts);
+        }
+        if let Some((line, last)) = self.latest.take() {
+            self.last.insert(line, last);
+        }
+        let line = (source.peer, topic.clone(), to.clone());
         if let Some(last) = self.last.get_mut(&line) {
-            if number <= *last {
-                return Place::Repeat;
-            }
-            let missing = number - *last - 1;
-            *last = number;
-            return if missing == 0 { Place::Next } else { Place::After(missing) };
+            let place = last.step(number, cuts);
+            self.latest = Some((line, *last));
+            return place;
         }
         if self.met.len() == REMEMBERED
             && let Some(first) = self.met.pop_front()
@@ -47,8 +72,20 @@ impl Sequences {
             self.last.remove(&first);
         }
         self.met.push_back(line.clone());
-        self.last.insert(line, number);
+        self.last.insert(line, Last { number, cuts });
         Place::Next
+    }
+}
+
+impl Last {
+    fn step(&mut self, number: u64, cuts: u64) -> Place {
+        if number <= self.number {
+            return Place::Repeat;
+        }
+        let missing = number - self.number - 1;
+        let told = self.cuts != cuts;
+        *self = Self { number, cuts };
+        if missing == 0 || told { Place::Next } else { Place::After(missing) }
     }
 }
 
@@ -75,6 +112,19 @@ mod tests {
         assert_eq!(sequences.place(&envelope(1, 9)), Place::After(2));
         assert_eq!(sequences.place(&envelope(1, 7)), Place::Repeat);
         assert_eq!(sequences.place(&envelope(2, 2)), Place::Next);
+    }
+
+    #[test]
+    fn a_hole_that_the_transport_told_is_told_once() {
+        let mut sequences = Sequences::default();
+        assert_eq!(sequences.place(&envelope(1, 1)), Place::Next);
+        assert_eq!(sequences.place(&envelope(2, 1)), Place::Next);
+        sequences.cut();
+        assert_eq!(sequences.place(&envelope(1, 4)), Place::Next);
+        assert_eq!(sequences.place(&envelope(1, 4)), Place::Repeat);
+        assert_eq!(sequences.place(&envelope(1, 6)), Place::After(1));
+        assert_eq!(sequences.place(&envelope(2, 2)), Place::Next);
+        assert_eq!(sequences.place(&envelope(2, 4)), Place::After(1));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::link::Link;
 use crate::mesh::{After, Mesh, Phase, State};
+use crate::pulse::Owed;
 use crate::table::Remote;
 use crate::wire::{Change, Control, Out};
 
@@ -72,9 +73,10 @@ impl State {
             return Announced(None);
         }
         let serial = self.acks.serial();
+        let owed = Owed { serial, behind_data: change.withdraws() };
         let out = Out::control(&Control::Change { serial, change });
         for remote in self.peers.values_mut() {
-            remote.outstanding.push_back(serial);
+            remote.outstanding.push_back(owed);
             remote.link.control(out.clone());
         }
         let (all, receiver) = oneshot::channel();
@@ -88,8 +90,11 @@ impl State {
     pub(crate) fn attach(&mut self, link: Arc<Link>, pid: u32) {
         let serial = self.acks.serial();
         let mut remote = Remote::new(link, pid);
-        remote.outstanding.push_back(serial);
+        remote.outstanding.push_back(Owed { serial, behind_data: false });
         remote.link.control(Out::control(&Control::Table { serial, table: self.own.table() }));
+        for interest in self.own.interests.values() {
+            interest.inbox.expect(&remote.link);
+        }
         self.peers.insert(remote.link.peer, remote);
     }
 
@@ -107,7 +112,7 @@ impl Mesh {
             if remote.link.number != link.number {
                 return;
             }
-            remote.outstanding.retain(|open| *open != serial);
+            remote.outstanding.retain(|owed| owed.serial != serial);
             // The first thing that it acknowledges is the table.
             remote.knows_us = true;
             state.acks.acked(link.peer, serial);

@@ -206,7 +206,7 @@ async fn dial(mesh: &Arc<Mesh>, folder: &Folder, peer: PeerId) -> Result<(), Hel
 }
 
 fn lose_old(mesh: &Arc<Mesh>, state: &mut State, after: &mut crate::mesh::After, old: &Arc<Link>) {
-    mesh.lose(state, after, old, "the peer came back by a new link", true);
+    mesh.lose(state, after, old, "the peer came back by a new link", false);
 }
 
 fn attach(mesh: &Arc<Mesh>, state: &mut State, peer: PeerId, pid: u32) -> Arc<Link> {

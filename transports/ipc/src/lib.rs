@@ -9,10 +9,10 @@
 //! * Finding each other: `address` (what `ipc:NAME` means), `folder` (where the sockets are, and
 //!   that nobody else gets at them), `hello` (who is there), `connector` (bind, look round, dial).
 //! * On the wire: `wire` (sans-io; see also `docs/wire-ipc.md`), `link` (one socket: a reader, a
-//!   writer, two lanes), `dispatch` (what each frame that comes in does), `pulse` (who is silent).
+//!   writer, two lanes), `outbox` (what waits in one of them), `dispatch` (what each frame that comes in does), `pulse` (who is silent).
 //! * What is known: `mesh` (the one lock and what is behind it), `table` (what this bus and each
 //!   peer wants), `announce` (telling the peers and waiting for their acks), `notices`.
-//! * The verbs: `publish` (credit, room, permits), `plain` (the receiving side of it), `groups`,
+//! * The verbs: `publish` (credit, room, permits), `express` (the short way), `plain` (the receiving side of it), `groups`,
 //!   `requests`, `transport` (all of them as the contract has them).
 //!
 //! # What is bounded by what
@@ -29,6 +29,7 @@ mod address;
 mod announce;
 mod connector;
 mod dispatch;
+mod express;
 mod folder;
 mod groups;
 mod hello;
@@ -36,6 +37,7 @@ mod link;
 mod mailbox;
 mod mesh;
 mod notices;
+mod outbox;
 mod plain;
 mod publish;
 mod pulse;

@@ -207,13 +207,15 @@ impl Mesh {
         let Some(remote) = state.peers.remove(&link.peer) else { return };
         tracing::debug!(bus = %self.name, peer = %link.peer, reason, "a link ended");
         state.plans.changed();
+        // Perhaps nobody is interested any more: then nothing is encoded.
+        state.interest_changes.add();
         state.acks.gone(link.peer);
         let now = Instant::now();
         for member in &remote.members {
             state.engine.lost(Member { peer: link.peer, number: *member }, now);
         }
         for interest in state.own.interests.values() {
-            interest.inbox.forget(link.number);
+            interest.inbox.forget(link.number, in_order);
         }
         for responder in remote.responders.values() {
             responder.room.close();

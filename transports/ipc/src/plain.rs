@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker, ready};
 
 use busway_transport::{
-    Arrival, Deliveries, Envelope, Name, PlainInterest, SubscriptionId, TransportError,
+    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SinkHandle, SubscriptionId,
+    TransportError,
 };
 use futures::Stream;
 
@@ -24,103 +25,302 @@ pub(crate) struct Inbox {
     /// So many drained places of one link are given back at once: a credit frame per event would
     /// cost as much as the event.
     batch: usize,
+    sink: Option<SinkHandle>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
-    events: VecDeque<(Arc<Link>, Envelope)>,
+    items: VecDeque<Item>,
     /// By the number of the link. What a dead link left in the queue gives credit to nobody.
     accounts: HashMap<u64, Account>,
     ended: bool,
     waker: Option<Waker>,
 }
 
-#[derive(Default)]
+enum Item {
+    /// From the link with this number.
+    Event(u64, Envelope),
+    /// A link broke here that had brought events: nobody knows how many more were on their way.
+    Cut,
+}
+
+/// What a link has to do with an inbox, from its first moment to its last.
 struct Account {
+    link: Arc<Link>,
+    /// It has brought something.
+    fed: bool,
     /// Places that are taken, or drained and not given back yet.
     used: usize,
     /// Of these, the drained ones.
     drained: usize,
 }
 
+/// Wakes the reader, with the lock released.
+fn wake(mut inner: MutexGuard<'_, Inner>) {
+    let waker = inner.waker.take();
+    drop(inner);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl Inner {
+    /// Whether the bus has taken and settled all that there was, and waits for more.
+    fn is_awaited(&self) -> bool {
+        self.items.is_empty() && self.waker.is_some()
+    }
+
+    /// One tells for all links that broke in the same place.
+    fn cut(&mut self) {
+        if !matches!(self.items.back(), Some(Item::Cut)) {
+            self.items.push_back(Item::Cut);
+        }
+    }
+}
+
 impl Inbox {
     fn new(interest: &PlainInterest) -> Self {
         let capacity = interest.capacity.max(1);
-        Self { id: interest.id.0, capacity, batch: (capacity / 4).max(1), inner: Mutex::default() }
+        let (batch, sink) = ((capacity / 4).max(1), interest.sink.clone());
+        Self { id: interest.id.0, capacity, batch, sink, inner: Mutex::default() }
     }
 
-    fn push(&self, link: &Arc<Link>, envelope: Envelope) -> Result<(), WireError> {
+    /// Gives events on that a link brought: to the bus at once, while its stream holds nothing and
+    /// waits for more; else into the queue.
+    fn push(
+        &self,
+        link: &Arc<Link>,
+        mut envelopes: impl ExactSizeIterator<Item = Envelope>,
+    ) -> Result<(), WireError> {
         let mut inner = lock(&self.inner);
         if inner.ended {
             return Ok(());
         }
-        let account = inner.accounts.entry(link.number).or_default();
-        if account.used >= self.capacity {
+        let Some(account) = inner.accounts.get_mut(&link.number) else {
+            // Cut off while its reader had this in its hands.
+            inner.cut();
+            wake(inner);
+            return Ok(());
+        };
+        if envelopes.len() > self.capacity - account.used {
             return Err(WireError::Unexpected("an event without credit"));
         }
-        account.used += 1;
-        inner.events.push_back((link.clone(), envelope));
-        let waker = inner.waker.take();
-        drop(inner);
-        if let Some(waker) = waker {
-            waker.wake();
+        account.fed = true;
+        account.used += envelopes.len();
+        if let Some(sink) = self.sink.as_ref().filter(|_| inner.is_awaited()) {
+            drop(inner);
+            // The next events of this link are in its reader's hands as well: nothing overtakes
+            // them here.
+            let (mut events, mut back) = (0, None);
+            for envelope in &mut envelopes {
+                back = Some(envelope);
+                sink.try_take(&mut back);
+                if back.is_some() {
+                    break;
+                }
+                events += 1;
+            }
+            inner = lock(&self.inner);
+            let give = self.note(&mut inner, Drained { link: link.number, events });
+            if back.is_none() || inner.ended {
+                drop(inner);
+                self.give(give);
+                return Ok(());
+            }
+            if inner.accounts.contains_key(&link.number) {
+                let rest = back.into_iter().chain(envelopes);
+                inner.items.extend(rest.map(|envelope| Item::Event(link.number, envelope)));
+            } else {
+                inner.cut();
+            }
+            wake(inner);
+            self.give(give);
+            return Ok(());
         }
+        inner.items.extend(envelopes.map(|envelope| Item::Event(link.number, envelope)));
+        wake(inner);
         Ok(())
     }
 
-    /// A link is gone, and its account with it.
-    pub(crate) fn forget(&self, link: u64) {
-        lock(&self.inner).accounts.remove(&link);
+    fn has_ended(&self) -> bool {
+        lock(&self.inner).ended
+    }
+
+    /// There is a link that may bring events.
+    pub(crate) fn expect(&self, link: &Arc<Link>) {
+        let account = Account { link: link.clone(), fed: false, used: 0, drained: 0 };
+        lock(&self.inner).accounts.insert(link.number, account);
+    }
+
+    /// A link is gone, and its account with it. If it brought events and did not end in order, it
+    /// may have had more on their way (law 4).
+    pub(crate) fn forget(&self, link: u64, in_order: bool) {
+        let mut inner = lock(&self.inner);
+        let fed = inner.accounts.remove(&link).is_some_and(|account| account.fed);
+        if fed && !in_order && !inner.ended {
+            inner.cut();
+            wake(inner);
+        }
     }
 
     /// The stream ends after what is there.
     pub(crate) fn end(&self) {
         let mut inner = lock(&self.inner);
         inner.ended = true;
-        if let Some(waker) = inner.waker.take() {
-            drop(inner);
-            waker.wake();
-        }
+        wake(inner);
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Envelope>> {
+    /// Takes all that is there, which goes into `items`, and notes what was drained before. Ready
+    /// without items at the end.
+    fn poll_take(
+        &self,
+        cx: &mut Context<'_>,
+        items: &mut VecDeque<Item>,
+        drained: Option<Drained>,
+    ) -> Poll<()> {
         let mut inner = lock(&self.inner);
-        let Some((link, envelope)) = inner.events.pop_front() else {
-            if inner.ended {
-                return Poll::Ready(None);
-            }
+        let give = drained.and_then(|drained| self.note(&mut inner, drained));
+        std::mem::swap(&mut inner.items, items);
+        let is_ready = !items.is_empty() || inner.ended;
+        if !is_ready {
             inner.waker = Some(cx.waker().clone());
-            return Poll::Pending;
-        };
-        let mut give = 0;
-        if let Some(account) = inner.accounts.get_mut(&link.number) {
-            account.drained += 1;
-            if account.drained >= self.batch {
-                give = std::mem::take(&mut account.drained);
-                account.used -= give;
-            }
         }
         drop(inner);
-        if give > 0 {
-            let credit = Control::Credit { interest: self.id, events: give as u64 };
-            link.control(Out::control(&credit));
-        }
-        Poll::Ready(Some(envelope))
+        self.give(give);
+        if is_ready { Poll::Ready(()) } else { Poll::Pending }
     }
+
+    /// Notes what was drained, and gives it back when it is enough.
+    fn drain(&self, drained: Drained) {
+        let give = self.note(&mut lock(&self.inner), drained);
+        self.give(give);
+    }
+
+    fn note(&self, inner: &mut Inner, drained: Drained) -> Option<(Arc<Link>, usize)> {
+        let account = inner.accounts.get_mut(&drained.link)?;
+        account.drained += drained.events;
+        if account.drained < self.batch {
+            return None;
+        }
+        let give = std::mem::take(&mut account.drained);
+        account.used -= give;
+        Some((account.link.clone(), give))
+    }
+
+    fn give(&self, give: Option<(Arc<Link>, usize)>) {
+        if let Some((link, events)) = give {
+            let credit = Control::Credit { interest: self.id, events: events as u64 };
+            link.control_at_once(Out::control(&credit));
+        }
+    }
+}
+
+/// Events of one link that the bus took.
+#[derive(Clone, Copy)]
+struct Drained {
+    link: u64,
+    events: usize,
 }
 
 /// The stream that the bus polls.
 struct Arrivals {
     mesh: Arc<Mesh>,
     inbox: Arc<Inbox>,
+    /// Taken out of the inbox, all at once; their places count as taken until they are drained.
+    items: VecDeque<Item>,
+    /// Drained, and not noted yet.
+    drained: Option<Drained>,
+}
+
+impl Arrivals {
+    /// Counts a drained event.
+    fn count(&mut self, link: u64) {
+        let before = self.drained.take();
+        let same = before.filter(|drained| drained.link == link);
+        let drained = Drained { link, events: same.map_or(0, |same| same.events) + 1 };
+        if let Some(other) = before.filter(|drained| drained.link != link) {
+            self.inbox.drain(other);
+        }
+        if drained.events >= self.inbox.batch {
+            self.inbox.drain(drained);
+        } else {
+            self.drained = Some(drained);
+        }
+    }
 }
 
 impl Stream for Arrivals {
     type Item = Arrival;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Arrival>> {
-        self.inbox.poll(cx).map(|event| event.map(Arrival::Event))
+        let this = self.get_mut();
+        if this.items.is_empty() {
+            let drained = this.drained.take();
+            ready!(this.inbox.poll_take(cx, &mut this.items, drained));
+        }
+        Poll::Ready(match this.items.pop_front() {
+            None => None,
+            Some(Item::Event(link, envelope)) => {
+                this.count(link);
+                Some(Arrival::Event(envelope))
+            }
+            Some(Item::Cut) => Some(Arrival::Gap(Gap::new(None, GapReason::Disconnected))),
+        })
+    }
+}
+
+/// What one link's reader has in its hands: events for one inbox, which go there together.
+#[derive(Default)]
+pub(crate) struct Handful {
+    known: Option<(u64, Arc<Inbox>)>,
+    envelopes: Vec<Envelope>,
+}
+
+/// How many events a handful has at most.
+const HANDFUL: usize = 64;
+
+impl Handful {
+    /// An event came in, for these interests of ours.
+    pub(crate) fn add(
+        &mut self,
+        mesh: &Mesh,
+        link: &Arc<Link>,
+        interests: &[u64],
+        envelope: Envelope,
+    ) -> Result<(), WireError> {
+        let &[interest] = interests else {
+            self.deliver(mesh, link)?;
+            return mesh.arrived(link, interests, envelope);
+        };
+        if !self.known.as_ref().is_some_and(|(known, _)| *known == interest) {
+            self.deliver(mesh, link)?;
+            self.known = mesh.inbox(interest).map(|inbox| (interest, inbox));
+        }
+        self.envelopes.push(envelope);
+        if self.envelopes.len() < HANDFUL { Ok(()) } else { self.deliver(mesh, link) }
+    }
+
+    /// Puts it where it belongs: before anything else of this link is looked at.
+    pub(crate) fn deliver(&mut self, mesh: &Mesh, link: &Arc<Link>) -> Result<(), WireError> {
+        if self.envelopes.is_empty() {
+            return Ok(());
+        }
+        if let Some((interest, inbox)) = &mut self.known
+            && inbox.has_ended()
+        {
+            // A later interest may have its number.
+            let interest = *interest;
+            self.known = mesh.inbox(interest).map(|inbox| (interest, inbox));
+        }
+        match &self.known {
+            Some((_, inbox)) => inbox.push(link, self.envelopes.drain(..)),
+            // One that was withdrawn meanwhile is not there: its events go nowhere.
+            None => {
+                self.envelopes.clear();
+                Ok(())
+            }
+        }
     }
 }
 
@@ -158,10 +358,12 @@ impl Mesh {
             let change = Change::interest(&interest);
             let own = OwnInterest { wants: interest, inbox: inbox.clone(), leaving: false };
             state.own.interests.insert(inbox.id, own);
+            state.peers.values().for_each(|remote| inbox.expect(&remote.link));
             Ok(state.announce(change))
         })?;
         // Made before the wait: dropping this future withdraws the interest.
-        let arrivals = Arrivals { mesh: self.clone(), inbox };
+        let arrivals =
+            Arrivals { mesh: self.clone(), inbox, items: VecDeque::new(), drained: None };
         announced.all().await;
         Ok(Box::pin(arrivals))
     }
@@ -187,8 +389,12 @@ impl Mesh {
         Ok(())
     }
 
-    /// An event came in, for these interests of ours.
-    pub(crate) fn arrived(
+    fn inbox(&self, interest: u64) -> Option<Arc<Inbox>> {
+        self.look(|state| Some(state.own.interests.get(&interest)?.inbox.clone()))
+    }
+
+    /// An event came in, for several interests of ours.
+    fn arrived(
         &self,
         link: &Arc<Link>,
         interests: &[u64],
@@ -200,7 +406,7 @@ impl Mesh {
             interests.iter().filter_map(|id| Some(own.get(id)?.inbox.clone())).collect()
         });
         for inbox in inboxes {
-            inbox.push(link, envelope.clone())?;
+            inbox.push(link, std::iter::once(envelope.clone()))?;
         }
         Ok(())
     }

@@ -186,6 +186,12 @@ impl Mesh {
             for target in &plan.targets {
                 // A plan is forgotten with the link and the interests it was made of.
                 let Some(remote) = state.peers.get(&target.link.peer) else { continue };
+                if target.link.is_congested() {
+                    let by = target.interests.iter().find_map(|id| {
+                        remote.party(&remote.interests.get(id)?.wants, route.to.as_ref())
+                    });
+                    return Err(TransportError::Full { by });
+                }
                 for id in &target.interests {
                     let Some(interest) = remote.interests.get(id) else { continue };
                     if interest.credit == 0 {

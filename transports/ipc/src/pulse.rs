@@ -11,21 +11,27 @@ use crate::wire::{Control, Out};
 
 /// Time between two beats.
 const BEAT: Duration = Duration::from_millis(500);
-/// A peer that owes an answer and is silent at so many beats in a row is cut off: after 2 to
-/// 2.5 s. Beats are counted, not time: when it was our own process that stood still, one beat is
-/// missed, not five, and what came in meanwhile is read before the next.
+/// A peer that owes an answer and does not give it at so many beats in a row is cut off, whatever
+/// else it says: after 2 to 2.5 s. Beats are counted, not time: when it was our own process that
+/// stood still, one beat is missed, not five, and what came in meanwhile is read before the next.
 const SILENT: u32 = 5;
-/// One that is not silent, but acknowledges nothing at so many beats, does not work either.
-const DEAF: u32 = 12;
 /// An idle link is asked for a sign of life after so many beats.
 const IDLE: u32 = 3;
+
+/// Something that a peer has to acknowledge.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owed {
+    pub(crate) serial: u64,
+    /// The ack comes behind the data that is under way, however much that is.
+    pub(crate) behind_data: bool,
+}
 
 /// What the pulse counts for one peer.
 #[derive(Debug, Default)]
 pub(crate) struct Beats {
     silent: u32,
     idle: u32,
-    /// The oldest thing it has to acknowledge, and since how many beats.
+    /// The oldest thing that it has to acknowledge at once, and since how many beats.
     oldest: (u64, u32),
 }
 
@@ -37,27 +43,26 @@ enum Finding {
 }
 
 impl Beats {
-    fn beat(&mut self, heard: bool, oldest: Option<u64>) -> Finding {
-        if heard {
-            self.silent = 0;
-            self.idle = 0;
-        }
-        let Some(serial) = oldest else {
-            self.silent = 0;
-            self.oldest.1 = 0;
-            self.idle += u32::from(!heard);
+    fn beat<'a>(&mut self, heard: bool, owed: impl Iterator<Item = &'a Owed> + Clone) -> Finding {
+        let mut all = owed.clone();
+        let Some(first) = all.next() else {
+            *self = Self { idle: if heard { 0 } else { self.idle + 1 }, ..Self::default() };
             return if self.idle >= IDLE { Finding::Ask } else { Finding::Fine };
         };
         self.idle = 0;
-        self.silent += u32::from(!heard);
-        self.oldest =
-            if self.oldest.0 == serial { (serial, self.oldest.1 + 1) } else { (serial, 1) };
-        if self.silent >= SILENT {
-            Finding::Cut("it was silent for 2 s")
-        } else if self.oldest.1 >= DEAF {
-            Finding::Cut("it acknowledges nothing")
-        } else {
+        self.silent = if heard { 0 } else { self.silent + 1 };
+        let urgent = std::iter::once(first).chain(all).find(|owed| !owed.behind_data);
+        self.oldest = match urgent {
+            Some(Owed { serial, .. }) if *serial == self.oldest.0 => (*serial, self.oldest.1 + 1),
+            Some(Owed { serial, .. }) => (*serial, 1),
+            None => (0, 0),
+        };
+        if self.silent < SILENT && self.oldest.1 < SILENT {
             Finding::Fine
+        } else if heard {
+            Finding::Cut("it acknowledged nothing for 2 s")
+        } else {
+            Finding::Cut("it was silent for 2 s")
         }
     }
 }
@@ -77,15 +82,14 @@ pub(crate) async fn pulse(mesh: Arc<Mesh>) {
 fn beat(state: &mut State) -> Vec<(Arc<crate::link::Link>, &'static str)> {
     let mut cut = Vec::new();
     for remote in state.peers.values_mut() {
-        let oldest = remote.outstanding.front().copied();
-        match remote.beats.beat(remote.link.take_heard(), oldest) {
+        match remote.beats.beat(remote.link.take_heard(), remote.outstanding.iter()) {
             _ if remote.link.is_overrun() => {
                 cut.push((remote.link.clone(), "it does not read what it is sent"));
             }
             Finding::Cut(reason) => cut.push((remote.link.clone(), reason)),
             Finding::Ask => {
                 let serial = state.acks.serial();
-                remote.outstanding.push_back(serial);
+                remote.outstanding.push_back(Owed { serial, behind_data: false });
                 remote.link.control(Out::control(&Control::Ping { serial }));
             }
             Finding::Fine => {}
@@ -121,24 +125,45 @@ pub(crate) async fn engine_timer(mesh: Arc<Mesh>) {
 mod tests {
     use super::*;
 
-    fn beats(pattern: &[(bool, Option<u64>)]) -> usize {
+    const SLOW: u64 = 100;
+
+    /// At which beat a peer is cut off: what is heard, and what it owes (from `SLOW` on behind data).
+    fn beats(pattern: &[(bool, &[u64])]) -> usize {
         let mut beats = Beats::default();
-        let cut = |(heard, oldest): &(bool, Option<u64>)| {
-            matches!(beats.beat(*heard, *oldest), Finding::Cut(_))
+        let cut = |(heard, owed): &(bool, &[u64])| {
+            let owed: Vec<_> = owed
+                .iter()
+                .map(|serial| Owed { serial: *serial, behind_data: *serial >= SLOW })
+                .collect();
+            matches!(beats.beat(*heard, owed.iter()), Finding::Cut(_))
         };
         pattern.iter().position(cut).unwrap_or(pattern.len())
     }
 
     #[test]
-    fn only_a_silent_one_that_owes_something_is_cut_off() {
-        assert_eq!(beats(&[(false, Some(1)); 9]), SILENT as usize - 1);
-        assert_eq!(beats(&[(false, None); 9]), 9);
-        assert_eq!(beats(&[(true, Some(1)); 11]), 11);
-        assert_eq!(beats(&[(true, Some(1)); 20]), DEAF as usize - 1);
-        let mut talks = vec![(false, Some(1)); 4];
-        talks.extend([(true, Some(1)), (false, Some(1)), (false, Some(1))]);
-        assert_eq!(beats(&talks), talks.len());
-        let answers: Vec<_> = (0..40).map(|n| (n % 4 == 0, Some(n))).collect();
+    fn only_one_that_owes_something_is_cut_off() {
+        let always = |heard, owed: &'static [u64]| beats(&[(heard, owed); 40]);
+        let soon = SILENT as usize - 1;
+        assert_eq!(always(false, &[1]), soon);
+        assert_eq!(always(false, &[]), 40);
+        // One that talks, and acknowledges nothing.
+        assert_eq!(always(true, &[1]), soon);
+        assert_eq!(always(true, &[SLOW, 1]), soon);
+        // Acks behind data take the time that the data takes.
+        assert_eq!(always(true, &[SLOW]), 40);
+        assert_eq!(always(false, &[SLOW]), soon);
+        let answers: Vec<_> = (0..40u64).map(|n| (n % 4 == 0, vec![n, n + 1])).collect();
+        let answers: Vec<_> = answers.iter().map(|(heard, owed)| (*heard, &owed[..])).collect();
         assert_eq!(beats(&answers), answers.len());
+    }
+
+    #[test]
+    fn an_idle_one_is_asked() {
+        let mut beats = Beats::default();
+        let mut beat = |heard| matches!(beats.beat(heard, [].iter()), Finding::Ask);
+        assert_eq!(
+            [false, true, false, false, false].map(&mut beat),
+            [false, false, false, false, true]
+        );
     }
 }

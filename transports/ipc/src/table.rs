@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use crate::groups::MemberBox;
 use crate::link::Link;
 use crate::plain::Inbox;
-use crate::pulse::Beats;
+use crate::pulse::{Beats, Owed};
 use crate::requests::AskBox;
 use crate::wire::{Change, Table};
 
@@ -96,7 +96,7 @@ pub(crate) struct Remote {
     /// It applied ours.
     pub(crate) knows_us: bool,
     /// What it has to acknowledge.
-    pub(crate) outstanding: VecDeque<u64>,
+    pub(crate) outstanding: VecDeque<Owed>,
     /// See [`pulse`](crate::pulse).
     pub(crate) beats: Beats,
 }

@@ -1,4 +1,5 @@
-use busway_transport::{Notice, PeerId, Status, Transport};
+use busway_transport::{Arrival, Notice, PeerId, Status, Transport};
+use futures::StreamExt as _;
 use futures::future::join_all;
 
 use crate::support::{connect, folder, later, name, next, try_connect, within};
@@ -83,8 +84,11 @@ async fn a_restart_on_the_same_name_works_at_once() {
             if n % 2 == 0 {
                 two.transport.close(later()).await.unwrap();
                 assert_eq!(two.transport.status(), Status::Closed);
+                continue;
             }
+            // As a crash.
             drop(two);
+            assert!(matches!(events.next().await, Some(Arrival::Gap(_))));
         }
         one.until_peers(0).await;
     })

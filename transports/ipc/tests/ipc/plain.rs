@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
-use busway_transport::{Arrival, Interest, Notice, Permit, Route, SubscriptionId, Transport};
+use busway_transport::{
+    Arrival, GapReason, Interest, Notice, Permit, Route, SubscriptionId, Transport,
+};
 use futures::StreamExt as _;
 
 use crate::support::{connect, folder, later, name, next, receipt, route, topic, within};
@@ -144,6 +146,44 @@ async fn leaving_and_closing_lose_nothing() {
         let left = std::fs::read_dir(dir.path().join("shop")).unwrap();
         let left: Vec<_> = left.map(|it| it.unwrap().file_name()).collect();
         assert_eq!(left, ["lock"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_link_that_breaks_is_a_gap_where_it_had_brought_events() {
+    within(async {
+        let dir = folder();
+        let (one, two, three) = (connect(&dir).await, connect(&dir).await, connect(&dir).await);
+        let four = connect(&dir).await;
+        let mut fed = one.subscribe(1, "a", "mail").await;
+        let mut idle = one.subscribe(2, "b", "mail").await;
+        two.publish("a", 1).await;
+        three.publish("a", 2).await;
+        four.publish("a", 3).await;
+        one.publish("b", "not echoed").await;
+        let mut seen = Vec::new();
+        for _ in 0..3 {
+            seen.push(next(&mut fed).await);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, ["1", "2", "3"]);
+        // What a crash looks like; two of them tell in one.
+        drop((two, three));
+        one.until_peers(1).await;
+        four.publish("a", "after").await;
+        let Some(Arrival::Gap(gap)) = fed.next().await else { panic!("no gap") };
+        assert_eq!((gap.missed, &gap.reason), (None, &GapReason::Disconnected));
+        assert_eq!(next(&mut fed).await, "after");
+        // Whoever leaves in order has lost nothing.
+        four.transport.close(later()).await.unwrap();
+        one.until_peers(0).await;
+        let five = connect(&dir).await;
+        for event in ["a", "b"] {
+            five.publish(event, "from five").await;
+        }
+        assert_eq!(next(&mut fed).await, "from five");
+        assert_eq!(next(&mut idle).await, "from five");
     })
     .await;
 }
