@@ -6,15 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use busway::{
-    Address, Builder, Capabilities, Connector, DeadLetter, Name, Peer, Status, TransportError,
-};
+use busway::{Address, Builder, Capabilities, Connector, Name, Peer, Status, TransportError};
 use busway_conformance::{Case, Harness, WATCHDOG, run, run_case_within};
 use busway_memory::{MemoryConnector, MemoryTransport};
 use busway_transport::{
-    Arrival, Ask, Asks, Changes, ConnectOptions, Deliveries, Delivery, GroupDeliveries, GroupKey,
-    GroupSpec, Interest, Outcome, OutgoingRequest, PlainInterest, Replier, Reply, ResponderSpec,
-    Route, Settlement, SubscriptionId, Transport,
+    Arrival, Ask, Asks, Changes, ConnectOptions, DeadLetter, Deliveries, Delivery, GroupDeliveries,
+    GroupKey, GroupSpec, Interest, Letters, Outcome, OutgoingRequest, PlainInterest, Replier,
+    Reply, ResponderSpec, Route, Settlement, SubscriptionId, Transport,
 };
 use futures::future::join_all;
 use futures::{Stream, StreamExt, stream};
@@ -291,6 +289,18 @@ impl Transport for FakeTransport {
 
     async fn dead_letters(&self, group: &GroupKey) -> Result<Vec<DeadLetter>, TransportError> {
         self.inner.dead_letters(group).await
+    }
+
+    async fn replay(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        self.inner.replay(group, which).await
+    }
+
+    async fn purge(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        self.inner.purge(group, which).await
+    }
+
+    async fn remove_group(&self, group: &GroupKey, force: bool) -> Result<(), TransportError> {
+        self.inner.remove_group(group, force).await
     }
 
     async fn respond(&self, spec: ResponderSpec) -> Result<Asks, TransportError> {

@@ -38,8 +38,8 @@ pub use envelope::{ContentType, Envelope, Headers, LocalPayload, Payload, Payloa
 pub use erased::{PermitHandle, TransportHandle};
 pub use error::{Party, TransportError};
 pub use group::{
-    DeadLetter, DeadReason, Delivery, Failure, GroupDeliveries, GroupKey, GroupSpec, Outcome,
-    Retry, Settlement,
+    DeadLetter, DeadReason, Delivery, Failure, GroupDeliveries, GroupKey, GroupSpec, Letters,
+    Outcome, Retry, Settlement,
 };
 pub use id::{MessageId, PeerId};
 pub use name::{Name, NameError, Topic, TopicFilter};
