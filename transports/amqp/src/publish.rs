@@ -45,9 +45,6 @@ pub(crate) struct Outgoing {
     pub(crate) replaces: Option<Acker>,
 }
 
-/// What a nack means.
-const NOT_TAKEN: &str = "the broker did not take it: a queue is full or failed";
-
 type Answer = Result<Receipt, TransportError>;
 
 struct Job {
@@ -362,8 +359,9 @@ impl Worker {
             match self.unconfirmed.get(&number) {
                 Some(job) if job.out.mandatory && taken => mandatory.push(number),
                 Some(job) if !taken => {
-                    let (what, reason) = (job.out.what.clone(), NOT_TAKEN.to_owned());
-                    self.end(number, Err(TransportError::Rejected { what, reason }));
+                    // A queue is full (reject-publish), or failed: the broker does not say which.
+                    let (topic, id) = (job.out.what.clone(), job.out.id);
+                    self.end(number, Err(TransportError::GroupFull { topic, id }));
                 }
                 // The broker confirms what it could route to nobody, too.
                 _ => self.end(number, Ok(Receipt::unknown())),
