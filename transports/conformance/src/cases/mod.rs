@@ -61,7 +61,7 @@ macro_rules! __cases {
         }
         law_05 {
             full_remote_subscriber_holds_its_publisher_and_is_named [NamedBackPressure]: "a full subscriber on another bus holds its publisher, whose time-out names it";
-            full_group_holds_its_publisher_and_is_named [NamedBackPressure]: "a full group holds its publisher, whose time-out names it";
+            full_group_holds_its_publisher_and_is_named [NamedBackPressure]: "a full group holds its publisher, whose time-out names it; or refuses it by a typed error";
             full_local_subscriber_is_waited_for_and_named: "a full subscriber on the same bus holds its publisher, which goes on when there is room";
             try_publish_gives_the_event_back: "try_publish names who is in the way and gives the event back, outside of a runtime too";
             overflow_fail_fails_the_publisher: "Overflow::Fail fails the publisher at once";
@@ -141,7 +141,7 @@ macro_rules! __cases {
             dropped_close_is_gone_on_with: "a close that was dropped is gone on with";
         }
         law_16 {
-            durable_group_survives_or_is_refused [DurableGroups]: "a durable group's work survives everyone, or asking for it is refused";
+            durable_group_survives_or_is_refused [DurableGroups]: "a durable group's work survives everyone, and it is removed only when nobody needs it, or forced; or asking for it is refused";
             capabilities_are_consistent: "what a transport says of itself is consistent";
             too_large_payload_is_refused: "a megabyte goes through, and what is over the limit is refused";
             unknown_scheme_names_those_that_are_there: "an unknown scheme names those that are there, this one among them";
