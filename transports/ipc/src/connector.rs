@@ -33,7 +33,9 @@ const BACK_OFF: [u64; 6] = [0, 50, 100, 250, 500, 1000];
 /// name alone.
 ///
 /// `ipc:NAME?dir=/path`, or else the variable `BUSWAY_IPC_DIR`, says where the folders of buses
-/// are, if not in the user's run-time folder.
+/// are, if not in the user's run-time folder. `ipc:NAME?frame=4MiB`, or else `BUSWAY_IPC_FRAME`, says
+/// how large a payload with its headers may be that this process sends (4 KiB to 1 GiB, 16 MiB
+/// unless set); its peers need not have the same limit. With both options: `ipc:NAME?dir=/path&frame=4MiB`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct IpcConnector;
 
@@ -71,7 +73,7 @@ async fn establish(
 ) -> Result<IpcTransport, TransportError> {
     let place = Place::of(address)?;
     let folder = Folder::open(&place)?;
-    let mesh = Mesh::new(place.name, &options);
+    let mesh = Mesh::new(place.name, place.frame, &options);
     let (listener, socket) = folder.bind(options.peer).await?;
     let tasks = vec![
         tokio::spawn(accept(mesh.clone(), listener)).abort_handle(),

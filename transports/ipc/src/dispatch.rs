@@ -32,7 +32,9 @@ impl Mesh {
                 return Err(WireError::Unexpected("a second hello"));
             }
             Frame::Control(control) => return self.control(link, control),
-            Frame::Event { interests, envelope } => self.arrived(link, &interests, envelope)?,
+            Frame::Event { interests, size, envelope } => {
+                self.arrived(link, &interests, size, envelope)?;
+            }
             Frame::Deliver { member, tag, attempt, envelope } => {
                 self.work_arrived(link, member, Tag(tag), attempt, envelope);
             }
@@ -87,7 +89,9 @@ impl Mesh {
             }
             Control::Ack { serial } => self.acked(link, serial),
             Control::Ping { serial } => link.control(Out::control(&Control::Ack { serial })),
-            Control::Credit { interest, events } => self.credited(link, interest, events)?,
+            Control::Credit { interest, events, bytes } => {
+                self.credited(link, interest, events, bytes)?;
+            }
             Control::Settle { member, tag, outcome } => {
                 let member = Member { peer: link.peer, number: member };
                 self.settle(member, Tag(tag), Outcome::try_from(outcome)?);
@@ -121,8 +125,7 @@ fn apply(state: &mut State, link: &Arc<Link>, change: Change) -> Result<(), Wire
         Change::Interest { id, filter, endpoints, capacity } => {
             let wants = control::interest(id, &filter, &endpoints, capacity)?;
             remote.endpoints.extend(wants.endpoints.iter().cloned());
-            let credit = wants.capacity.max(1);
-            remote.interests.insert(id, RemoteInterest { wants, credit });
+            remote.interests.insert(id, RemoteInterest::new(wants));
         }
         Change::Update { id, endpoints } => {
             let endpoints = control::names(&endpoints)?;

@@ -7,6 +7,7 @@ use busway_transport::PeerId;
 use interprocess::local_socket::tokio::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::address::LARGEST_FRAME;
 use crate::wire::control::{Introduction, Welcome};
 use crate::wire::{Decoder, Frame, Out, WireError};
 
@@ -71,7 +72,7 @@ pub(crate) async fn introduce(
             if PeerId::from_u64(them.peer) != expected {
                 return Err(HelloError::Swapped);
             }
-            decoder.trust();
+            decoder.trust(limit(&them)?);
             Ok(Reception::Linked(them, decoder))
         }
         Welcome::Duplicate => Ok(Reception::Duplicate),
@@ -88,15 +89,17 @@ pub(crate) async fn listen(
     check_user(stream)?;
     let mut decoder = Decoder::new();
     let heard = match receive(stream, &mut decoder).await {
-        Ok(Frame::Hello(them)) => check_bus(me, &them).map(|()| them),
+        Ok(Frame::Hello(them)) => {
+            check_bus(me, &them).and_then(|()| Ok(limit(&them)?)).map(|limit| {
+                decoder.trust(limit);
+                them
+            })
+        }
         Ok(_) => Err(WireError::Unexpected("this frame before the hello").into()),
         Err(error) => Err(error),
     };
     match heard {
-        Ok(them) => {
-            decoder.trust();
-            Ok((them, decoder))
-        }
+        Ok(them) => Ok((them, decoder)),
         Err(error) => {
             if matches!(error, HelloError::Wire(_)) {
                 // The answer's version tells a newer or older peer what is the matter.
@@ -113,6 +116,12 @@ fn check_bus(me: &Introduction, them: &Introduction) -> Result<(), HelloError> {
     } else {
         Err(WireError::Bus { found: them.bus.chars().take(64).collect() }.into())
     }
+}
+
+/// How large a peer's payloads may be.
+fn limit(them: &Introduction) -> Result<usize, WireError> {
+    let limit = usize::try_from(them.payload).ok();
+    limit.filter(|limit| *limit <= LARGEST_FRAME).ok_or(WireError::Bad("frame limit"))
 }
 
 pub(crate) async fn send(mut stream: &Stream, out: &Out) -> io::Result<()> {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use busway_transport::PeerId;
@@ -22,6 +22,9 @@ const BATCH: usize = 256 << 10;
 const LARGE: usize = 128 << 10;
 /// How much the reader reads at once.
 const READ: usize = 64 << 10;
+/// Publishers and callers wait while a link's data lane holds so many bytes. (What found room
+/// passes however large it is.)
+const MAX_DATA: usize = 64 << 20;
 /// More control frames than this wait only for a peer that does not read.
 const MAX_CONTROL: usize = 1 << 16;
 
@@ -35,6 +38,10 @@ pub(crate) struct Link {
     wake: Notify,
     stop: watch::Sender<bool>,
     heard: AtomicBool,
+    /// How many bytes the data lane holds. Changed under its lock.
+    waiting: AtomicUsize,
+    /// Somebody found no room since the writer last made some.
+    turned_away: AtomicBool,
     /// Told when the lanes ran empty and everything is written.
     written: Arc<Notify>,
 }
@@ -62,6 +69,8 @@ impl Link {
             wake: Notify::new(),
             stop: watch::Sender::new(false),
             heard: AtomicBool::new(true),
+            waiting: AtomicUsize::new(0),
+            turned_away: AtomicBool::new(false),
             written,
         }
     }
@@ -87,9 +96,28 @@ impl Link {
         if lanes.closed || lanes.ending {
             return;
         }
+        self.waiting.fetch_add(out.len(), Ordering::SeqCst);
         lanes.data.push_back(out);
         drop(lanes);
         self.wake.notify_one();
+    }
+
+    /// Whether the data lane holds all that it may. Then its writer tells everyone who waits when
+    /// there is room.
+    pub(crate) fn has_no_room(&self) -> bool {
+        let full = || self.waiting.load(Ordering::SeqCst) >= MAX_DATA;
+        // The second look is for room that was made before the flag was up.
+        full() && {
+            self.turned_away.store(true, Ordering::SeqCst);
+            full()
+        }
+    }
+
+    /// Whether somebody is to be told that there is room now.
+    fn made_room(&self) -> bool {
+        self.turned_away.load(Ordering::SeqCst)
+            && self.waiting.load(Ordering::SeqCst) < MAX_DATA
+            && self.turned_away.swap(false, Ordering::SeqCst)
     }
 
     /// Queues the last frame.
@@ -131,8 +159,13 @@ impl Link {
         let mut lanes = lock(&self.lanes);
         let mut size = 0;
         while size < BATCH {
-            let Some(out) = lanes.control.pop_front().or_else(|| lanes.data.pop_front()) else {
-                break;
+            let out = match lanes.control.pop_front() {
+                Some(out) => out,
+                None => {
+                    let Some(out) = lanes.data.pop_front() else { break };
+                    self.waiting.fetch_sub(out.len(), Ordering::SeqCst);
+                    out
+                }
             };
             size += out.len();
             batch.push(out);
@@ -158,20 +191,24 @@ async fn write_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
     let ended = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => return,
-        ended = write(&link, &stream) => ended,
+        ended = write(&mesh, &link, &stream) => ended,
     };
     if let Err(error) = ended {
         mesh.link_ended(&link, &format!("writing failed: {error}"));
     }
 }
 
-async fn write(link: &Link, mut stream: &Stream) -> io::Result<()> {
+async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> {
     let mut batch = Vec::new();
     let mut buffer = Vec::with_capacity(READ);
     loop {
         if !link.take(&mut batch) {
             link.wake.notified().await;
             continue;
+        }
+        if link.made_room() {
+            mesh.look(|state| state.wake_waiting());
+            mesh.changed.notify_waiters();
         }
         for out in batch.drain(..) {
             buffer.extend_from_slice(&out.head);

@@ -33,6 +33,8 @@ const MAX_DEAD_LETTERS: usize = 1024;
 pub(crate) struct Mesh {
     pub(crate) me: PeerId,
     pub(crate) name: Name,
+    /// The largest payload that this bus sends.
+    pub(crate) limit: usize,
     state: Mutex<State>,
     pub(crate) notices: Notices,
     /// Something happened that somebody may wait for: all lanes written, a peer ready or gone,
@@ -91,10 +93,11 @@ impl After {
 }
 
 impl Mesh {
-    pub(crate) fn new(name: Name, options: &ConnectOptions) -> Arc<Self> {
+    pub(crate) fn new(name: Name, limit: usize, options: &ConnectOptions) -> Arc<Self> {
         Arc::new(Self {
             me: options.peer,
             name,
+            limit,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 own: Own::default(),
@@ -121,7 +124,12 @@ impl Mesh {
 
     /// Who we are, for hellos.
     pub(crate) fn introduction(&self) -> Introduction {
-        Introduction { bus: self.name.to_string(), peer: self.me.as_u64(), pid: std::process::id() }
+        Introduction {
+            bus: self.name.to_string(),
+            peer: self.me.as_u64(),
+            pid: std::process::id(),
+            payload: self.limit as u64,
+        }
     }
 
     /// Changes something.
@@ -204,7 +212,7 @@ impl Mesh {
         if !current {
             return;
         }
-        let Some(remote) = state.peers.remove(&link.peer) else { return };
+        let Some(mut remote) = state.peers.remove(&link.peer) else { return };
         tracing::debug!(bus = %self.name, peer = %link.peer, reason, "a link ended");
         state.plans.changed();
         state.acks.gone(link.peer);
@@ -217,6 +225,10 @@ impl Mesh {
         }
         for responder in remote.responders.values() {
             responder.room.close();
+        }
+        for (_, letter) in std::mem::take(&mut remote.letters) {
+            // Perhaps it arrived, and only its ack did not: better twice than never.
+            self.keep_letter(state, letter);
         }
         state.calls.gone(link.peer, reason, after, &state.own);
         state.wake_waiting();

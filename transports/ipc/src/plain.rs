@@ -1,5 +1,5 @@
-//! The receiving side of plain events: one bounded queue per interest, and the credit that its
-//! drained places give back to the peers that filled them.
+//! The receiving side of plain events: one bounded queue per interest, and the credit (in events and
+//! in bytes) that its drained places give back to the peers that filled them.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use crate::link::Link;
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
 use crate::table::OwnInterest;
-use crate::wire::{Change, Control, Out, WireError, control};
+use crate::wire::{Change, Control, Out, WINDOW, WireError, charge, control};
 
 /// The queue of one interest. Each link may fill `capacity` places of it.
 pub(crate) struct Inbox {
@@ -37,8 +37,10 @@ struct Inner {
     waker: Option<Waker>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "nearly all are events")]
 enum Item {
-    Event(Arc<Link>, Envelope),
+    /// With what it takes of the link's window.
+    Event(Arc<Link>, usize, Envelope),
     /// A link broke here that had brought events: nobody knows how many more were on their way.
     Cut,
 }
@@ -52,6 +54,8 @@ struct Account {
     used: usize,
     /// Of these, the drained ones.
     drained: usize,
+    /// What those took of the window.
+    bytes: usize,
 }
 
 /// Wakes the reader, with the lock released.
@@ -78,7 +82,7 @@ impl Inbox {
         Self { id: interest.id.0, capacity, batch: (capacity / 4).max(1), inner: Mutex::default() }
     }
 
-    fn push(&self, link: &Arc<Link>, envelope: Envelope) -> Result<(), WireError> {
+    fn push(&self, link: &Arc<Link>, charge: usize, envelope: Envelope) -> Result<(), WireError> {
         let mut inner = lock(&self.inner);
         if inner.ended {
             return Ok(());
@@ -94,7 +98,7 @@ impl Inbox {
         }
         account.fed = true;
         account.used += 1;
-        inner.items.push_back(Item::Event(link.clone(), envelope));
+        inner.items.push_back(Item::Event(link.clone(), charge, envelope));
         wake(inner);
         Ok(())
     }
@@ -124,8 +128,8 @@ impl Inbox {
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Arrival>> {
         let mut inner = lock(&self.inner);
-        let (link, envelope) = match inner.items.pop_front() {
-            Some(Item::Event(link, envelope)) => (link, envelope),
+        let (link, charge, envelope) = match inner.items.pop_front() {
+            Some(Item::Event(link, charge, envelope)) => (link, charge, envelope),
             Some(Item::Cut) => {
                 let gap = Gap::new(None, GapReason::Disconnected);
                 return Poll::Ready(Some(Arrival::Gap(gap)));
@@ -136,17 +140,19 @@ impl Inbox {
                 return Poll::Pending;
             }
         };
-        let mut give = 0;
+        let mut credit = None;
         if let Some(account) = inner.accounts.get_mut(&link.number) {
             account.drained += 1;
-            if account.drained >= self.batch {
-                give = std::mem::take(&mut account.drained);
-                account.used -= give;
+            account.bytes += charge;
+            if account.drained >= self.batch || account.bytes >= WINDOW / 4 {
+                let events = std::mem::take(&mut account.drained);
+                let bytes = std::mem::take(&mut account.bytes) as u64;
+                account.used -= events;
+                credit = Some(Control::Credit { interest: self.id, events: events as u64, bytes });
             }
         }
         drop(inner);
-        if give > 0 {
-            let credit = Control::Credit { interest: self.id, events: give as u64 };
+        if let Some(credit) = credit {
             link.control(Out::control(&credit));
         }
         Poll::Ready(Some(Arrival::Event(envelope)))
@@ -236,6 +242,7 @@ impl Mesh {
         &self,
         link: &Arc<Link>,
         interests: &[u64],
+        size: usize,
         envelope: Envelope,
     ) -> Result<(), WireError> {
         // One that was withdrawn meanwhile is not there: its events go nowhere.
@@ -244,7 +251,7 @@ impl Mesh {
             interests.iter().filter_map(|id| Some(own.get(id)?.inbox.clone())).collect()
         });
         for inbox in inboxes {
-            inbox.push(link, envelope.clone())?;
+            inbox.push(link, charge(size), envelope.clone())?;
         }
         Ok(())
     }
@@ -255,6 +262,7 @@ impl Mesh {
         link: &Arc<Link>,
         interest: u64,
         events: u64,
+        bytes: u64,
     ) -> Result<(), WireError> {
         self.look(|state| {
             let remote = state.peers.get_mut(&link.peer).filter(|it| Arc::ptr_eq(&it.link, link));
@@ -266,7 +274,13 @@ impl Mesh {
                 .and_then(|events| interest.credit.checked_add(events))
                 .filter(|credit| *credit <= interest.wants.capacity.max(1))
                 .ok_or(WireError::Unexpected("more credit than capacity"))?;
+            let bytes = i64::try_from(bytes)
+                .ok()
+                .and_then(|bytes| interest.bytes.checked_add(bytes))
+                .filter(|bytes| *bytes <= WINDOW as i64)
+                .ok_or(WireError::Unexpected("more credit than the window"))?;
             interest.credit = credit;
+            interest.bytes = bytes;
             state.wake_waiting();
             Ok(())
         })

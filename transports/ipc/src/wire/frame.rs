@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use super::control::{self, Control, Introduction, Welcome, WireKey, shorten};
 use super::envelope::{self, Encoded};
 use super::read::Read;
-use super::{MAGIC, MAX_FRAME, MAX_HELLO, VERSION, WireError};
+use super::{MAGIC, MAX_HELLO, MAX_PAYLOAD, VERSION, WireError, max_frame};
 
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
@@ -33,6 +33,8 @@ pub(crate) enum Frame {
     /// An event, and which of the receiver's interests it is for.
     Event {
         interests: Vec<u64>,
+        /// Of the encoded envelope.
+        size: usize,
         envelope: Envelope,
     },
     /// Group work for one of the receiver's members.
@@ -108,9 +110,9 @@ impl Out {
         self.head.len() + self.shared.len() + self.payload.len()
     }
 
-    /// Whether the other side would take it for an attack.
-    pub(crate) fn is_too_long(&self) -> bool {
-        self.len() - 4 > MAX_FRAME
+    /// Whether the other side would take it for an attack, by the payload limit that it was told.
+    pub(crate) fn is_too_long(&self, limit: usize) -> bool {
+        self.len() - 4 > max_frame(limit)
     }
 
     pub(crate) fn hello(introduction: &Introduction) -> Self {
@@ -225,9 +227,10 @@ impl Decoder {
         Self { buffer: BytesMut::new(), limit: MAX_HELLO }
     }
 
-    /// The hello is done: frames may have their full size.
-    pub(crate) fn trust(&mut self) {
-        self.limit = MAX_FRAME;
+    /// The hello is done: frames may have their full size, by the payload limit of the peer. (Its
+    /// announcements have the usual limit in any case.)
+    pub(crate) fn trust(&mut self, limit: usize) {
+        self.limit = max_frame(limit.max(MAX_PAYLOAD));
     }
 
     /// The next whole frame, if it is there.
@@ -258,7 +261,8 @@ pub(crate) fn decode(bytes: Bytes) -> Result<Frame, WireError> {
             let count = from.u32("interests")?;
             // Not reserved ahead: the count is only what the other side says.
             let interests = (0..count).map(|_| from.u64("interests")).collect::<Result<_, _>>()?;
-            Frame::Event { interests, envelope: envelope::read(from)? }
+            let size = from.0.len();
+            Frame::Event { interests, size, envelope: envelope::read(from)? }
         }
         DELIVER => Frame::Deliver {
             member: from.u64("member")?,

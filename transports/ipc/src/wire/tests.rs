@@ -26,7 +26,7 @@ fn join(out: &Out) -> BytesMut {
 fn through(out: &Out, cut: usize) -> Frame {
     let bytes = join(out);
     let mut decoder = Decoder::new();
-    decoder.trust();
+    decoder.trust(MAX_PAYLOAD);
     let cut = cut % bytes.len();
     decoder.buffer.put_slice(&bytes[..cut]);
     assert!(decoder.next().unwrap().is_none());
@@ -92,8 +92,9 @@ proptest! {
         cut in any::<usize>(),
     ) {
         let out = Out::event(&ids, &Encoded::new(&envelope).unwrap());
-        let Frame::Event { interests, envelope: back } = through(&out, cut) else { panic!() };
+        let Frame::Event { interests, size, envelope: back } = through(&out, cut) else { panic!() };
         assert_eq!(interests, ids);
+        assert_eq!(size, Encoded::new(&envelope).unwrap().len());
         same(&back, &envelope);
     }
 
@@ -192,7 +193,7 @@ fn control_frames_come_back_as_they_went() {
         },
         Control::Change { serial: 2, change: Change::Withdraw { id: 7 } },
         Control::Ack { serial: 2 },
-        Control::Credit { interest: 7, events: 3 },
+        Control::Credit { interest: 7, events: 3, bytes: 1 << 20 },
         Control::Settle {
             member: 4,
             tag: 9,
@@ -233,7 +234,7 @@ fn retries_do_on_the_other_side_what_they_did_here() {
 
 #[test]
 fn hellos_of_others_are_told_apart() {
-    let me = Introduction { bus: "shop".into(), peer: 1, pid: 2 };
+    let me = Introduction { bus: "shop".into(), peer: 1, pid: 2, payload: 3 };
     let Frame::Hello(back) = through(&Out::hello(&me), 1) else { panic!() };
     assert_eq!(back, me);
     let Frame::Welcome(back) = through(&Out::welcome(&Welcome::Duplicate), 1) else { panic!() };
@@ -253,7 +254,7 @@ fn long_frames_are_refused_before_they_are_read() {
     decoder.buffer.put_u32_le(MAX_HELLO as u32 + 1);
     assert!(matches!(decoder.next(), Err(WireError::TooLong { .. })));
     let mut decoder = Decoder::new();
-    decoder.trust();
-    decoder.buffer.put_u32_le(MAX_FRAME as u32 + 1);
+    decoder.trust(MAX_PAYLOAD);
+    decoder.buffer.put_u32_le(max_frame(MAX_PAYLOAD) as u32 + 1);
     assert!(matches!(decoder.next(), Err(WireError::TooLong { .. })));
 }

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "in helpers as in tests: a failure is a failed test")]
 
 mod backpressure;
+mod bounds;
 mod child;
 mod folder;
 mod groups;
 mod mesh;
+mod mob;
 mod plain;
 mod requests;
 mod strangers;
