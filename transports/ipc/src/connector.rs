@@ -139,6 +139,11 @@ async fn meet(mesh: &Arc<Mesh>, folder: &Folder, peer: PeerId) -> bool {
             true
         }
         HelloError::Io(error) if error.kind() == ErrorKind::NotFound => true,
+        // What is at its place is no socket of ours.
+        HelloError::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
+            mesh.violation(&peer.to_string(), &error.to_string());
+            false
+        }
         // It is closing, or died this moment: no matter of protocol.
         HelloError::Silent | HelloError::Io(_) => {
             tracing::debug!(%peer, %error, "a peer did not let us in");

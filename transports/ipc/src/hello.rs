@@ -43,9 +43,13 @@ pub(crate) enum Reception {
 /// Checks that the other side runs as our own user, before anything is sent or decoded.
 #[cfg(unix)]
 pub(crate) fn check_user(stream: &Stream) -> Result<(), HelloError> {
+    check_user_is(stream, rustix::process::geteuid().as_raw())
+}
+
+#[cfg(unix)]
+fn check_user_is(stream: &Stream, ours: u32) -> Result<(), HelloError> {
     use interprocess::local_socket::traits::StreamCommon as _;
     let theirs = stream.peer_creds()?.euid();
-    let ours = rustix::process::geteuid().as_raw();
     if theirs == Some(ours) { Ok(()) } else { Err(HelloError::Stranger) }
 }
 
@@ -139,6 +143,30 @@ async fn receive(mut stream: &Stream, decoder: &mut Decoder) -> Result<Frame, He
             } else {
                 io::Error::from(io::ErrorKind::UnexpectedEof).into()
             });
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use interprocess::local_socket::traits::tokio::{Listener as _, Stream as _};
+    use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName as _};
+
+    use super::*;
+
+    /// Both sides of a real socket; whoever is not root cannot become somebody else, but can say
+    /// that somebody else is meant.
+    #[tokio::test]
+    async fn both_sides_see_whose_process_the_other_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let name = || path.as_path().to_fs_name::<GenericFilePath>().unwrap();
+        let listener = ListenerOptions::new().name(name()).create_tokio().unwrap();
+        let (dialled, accepted) = tokio::join!(Stream::connect(name()), listener.accept());
+        let me = rustix::process::geteuid().as_raw();
+        for stream in [dialled.unwrap(), accepted.unwrap()] {
+            assert!(check_user(&stream).is_ok());
+            assert!(matches!(check_user_is(&stream, me + 1), Err(HelloError::Stranger)));
         }
     }
 }

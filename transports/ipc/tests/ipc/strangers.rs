@@ -15,7 +15,7 @@ fn path(dir: &TempDir, peer: PeerId) -> PathBuf {
 }
 
 /// A hello as `docs/wire-ipc.md` has it, made by hand.
-fn hello(version: u16, bus: &str, peer: u64) -> Vec<u8> {
+pub(crate) fn hello(version: u16, bus: &str, peer: u64) -> Vec<u8> {
     let body = (bus, peer, 1u32, 1u64 << 20);
     let body = bincode::serde::encode_to_vec(body, bincode::config::standard()).unwrap();
     let mut frame = Vec::new();
@@ -27,7 +27,7 @@ fn hello(version: u16, bus: &str, peer: u64) -> Vec<u8> {
     frame
 }
 
-fn protocol(expected: &'static str) -> impl Fn(&Notice) -> bool {
+pub(crate) fn protocol(expected: &'static str) -> impl Fn(&Notice) -> bool {
     move |notice| matches!(notice, Notice::Protocol { reason, .. } if reason.contains(expected))
 }
 
@@ -37,7 +37,7 @@ async fn hangs_up(mut stream: UnixStream) {
     let _ = stream.read_to_end(&mut rest).await;
 }
 
-async fn still_works(one: &Bus, two: &Bus) {
+pub(crate) async fn still_works(one: &Bus, two: &Bus) {
     let mut events = two.subscribe(99, "check", "mail").await;
     assert_eq!(one.publish("check", "fine").await.reached, 1);
     assert_eq!(next(&mut events).await, "fine");
