@@ -83,7 +83,10 @@ async fn establish(
     ];
     // From here on dropping it, when the deadline passes, frees everything.
     let transport = IpcTransport::new(mesh.clone(), folder.clone(), socket, tasks);
-    look_round(&mesh, &folder).await?;
+    if !look_round(&mesh, &folder).await? {
+        // Whoever was skipped may only have been busy.
+        mesh.scout.notify_one();
+    }
     Ok(transport)
 }
 
@@ -139,10 +142,10 @@ async fn meet(mesh: &Arc<Mesh>, folder: &Folder, peer: PeerId) -> bool {
             true
         }
         HelloError::Io(error) if error.kind() == ErrorKind::NotFound => true,
-        // What is at its place is no socket of ours.
+        // What is at its place is no socket of ours: there is nobody to be linked with.
         HelloError::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
             mesh.violation(&peer.to_string(), &error.to_string());
-            false
+            true
         }
         // It is closing, or died this moment: no matter of protocol.
         HelloError::Silent | HelloError::Io(_) => {

@@ -164,6 +164,29 @@ async fn a_stopped_process_is_cut_off_and_comes_back() {
 }
 
 #[tokio::test]
+async fn who_starts_beside_a_stopped_process_is_linked_with_it_later() {
+    within(async {
+        let dir = folder();
+        let child = start("child::echo", dir.path());
+        let first = connect(&dir).await;
+        let peer = peer_of(&first, &child).await;
+        first.transport.close(later()).await.unwrap();
+        // Now nobody else is there who could tell it of us.
+        signal(&child, Signal::STOP);
+        let one = connect(&dir).await;
+        assert!(one.transport.peers().is_empty());
+        assert!(one.notes.any(|it| matches!(it, Notice::Protocol { .. })));
+        let mut echo = one.subscribe(1, "echo", "mail").await;
+        signal(&child, Signal::CONT);
+        one.notes.until(|_| one.transport.interest(&route("say")) == Interest::Yes).await;
+        assert!(one.transport.peers().iter().any(|it| it.id == peer));
+        one.publish("say", "good morning").await;
+        assert_eq!(next(&mut echo).await, "good morning");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn work_waits_for_the_next_member_when_the_last_one_was_killed() {
     within(async {
         let dir = folder();
