@@ -19,6 +19,7 @@ use crate::codec::Codec;
 use crate::config::Settings;
 use crate::endpoint::Endpoint;
 use crate::error::{CloseError, OpenError, ReadyError};
+use crate::event::Event;
 use crate::notice::{Board, Notices};
 use crate::publish::job;
 use crate::publish::outlet::Outlets;
@@ -226,6 +227,11 @@ impl std::fmt::Debug for Bus {
 impl Core {
     pub(crate) fn source(&self, endpoint: &Name) -> Source {
         Source { endpoint: endpoint.clone(), peer: self.peer }
+    }
+
+    /// How events of a type are encoded.
+    pub(crate) fn codec_of<E: Event>(&self) -> Codec {
+        E::SCHEMA.codec.unwrap_or(self.codec)
     }
 
     pub(crate) fn in_process(&self) -> bool {

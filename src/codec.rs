@@ -1,8 +1,11 @@
 //! From values to bytes and back, chosen on receipt by content type.
 
+use std::fmt;
+use std::io::ErrorKind;
+
 use bytes::{BufMut, Bytes, BytesMut};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use busway_transport::ContentType;
 
@@ -93,6 +96,13 @@ impl Codec {
     /// # Errors
     /// [`CodecError::UnknownContentType`].
     pub fn for_content_type(content_type: &ContentType) -> Result<Self, CodecError> {
+        // Nearly always one of our own, as we write it.
+        match content_type.as_str() {
+            "application/msgpack" => return Ok(Self::MessagePack),
+            "application/json" => return Ok(Self::Json),
+            "application/x-bincode" => return Ok(Self::Bincode),
+            _ => {}
+        }
         let essence = content_type.as_str().split(';').next().unwrap_or_default().trim();
         match essence.to_ascii_lowercase().as_str() {
             "application/json" | "text/json" => Ok(Self::Json),
@@ -175,12 +185,33 @@ impl Codec {
 }
 
 fn decode_message_pack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-    let mut rest = bytes;
-    let value = T::deserialize(&mut rmp_serde::Deserializer::new(&mut rest))
-        .map_err(|error| error.to_string())?;
-    match rest.len() {
-        0 => Ok(value),
-        more => Err(format!("{more} bytes too many")),
+    use rmp_serde::decode::Error;
+    // Borrowed: another kind of reader copies every text and every byte string once more.
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+    let value = T::deserialize(&mut deserializer).map_err(|error| error.to_string())?;
+    // It does not tell what is left; but only where nothing is, the next marker is missing.
+    match Nothing::deserialize(&mut deserializer) {
+        Err(Error::InvalidMarkerRead(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+            Ok(value)
+        }
+        _ => Err("bytes are left over at its end".to_owned()),
+    }
+}
+
+/// A value that nothing is.
+struct Nothing;
+
+impl<'de> Deserialize<'de> for Nothing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RefuseAll;
+        impl Visitor<'_> for RefuseAll {
+            type Value = Nothing;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("nothing")
+            }
+        }
+        deserializer.deserialize_any(RefuseAll)
     }
 }
 
@@ -195,7 +226,6 @@ fn decode_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Order {
@@ -245,6 +275,18 @@ mod tests {
             assert!(codec.decode::<Order>(&bytes[..bytes.len() - 1]).is_err(), "{codec:?}");
             bytes.push(b'0');
             assert!(codec.decode::<Order>(&bytes).is_err(), "{codec:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_is_left_over_is_an_error() {
+        let order = Order { id: 7, note: Some("x".into()), parts: vec![] };
+        let bytes = Codec::MessagePack.to_bytes(&order).unwrap();
+        for first in 0..=u8::MAX {
+            for more in [&[][..], &[0], &[1, 2, 3]] {
+                let bytes = [&bytes, &[first][..], more].concat();
+                assert!(Codec::MessagePack.decode::<Order>(&bytes).is_err(), "{first} {more:?}");
+            }
         }
     }
 

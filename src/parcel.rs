@@ -6,6 +6,7 @@
 //! same name gets it through the codec; what came from outside is decoded once per type.
 
 use std::any::{Any, TypeId};
+use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
@@ -24,7 +25,7 @@ use crate::subscribe::panic_text;
 use crate::sync::Locked;
 
 /// Where events come from: what all that one endpoint publishes on one topic have in common.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) topic: Topic,
     pub(crate) version: u32,
@@ -35,13 +36,15 @@ pub(crate) struct Origin {
 #[derive(Debug, Clone)]
 pub(crate) struct Meta {
     origin: Arc<Origin>,
-    extra: Option<Box<Extra>>,
+    extra: Option<Arc<Extra>>,
     late: OnceLock<Box<Late>>,
 }
 
 /// What few events have.
 #[derive(Debug, Clone, Default)]
 struct Extra {
+    /// Given: by the publisher, or from outside.
+    id: Option<MessageId>,
     to: Option<Name>,
     time: Option<SystemTime>,
     headers: Headers,
@@ -65,6 +68,18 @@ impl Meta {
         self
     }
 
+    /// That of an event from outside. Copies share it: they come with every type it is read as.
+    fn from_outside(
+        origin: Arc<Origin>,
+        id: MessageId,
+        to: Option<Name>,
+        time: Option<SystemTime>,
+        headers: Headers,
+    ) -> Self {
+        let extra = Some(Arc::new(Extra { id: Some(id), to, time, headers }));
+        Self { origin, extra, late: OnceLock::new() }
+    }
+
     pub(crate) fn with_extra(
         mut self,
         to: Option<Name>,
@@ -72,13 +87,14 @@ impl Meta {
         headers: Headers,
     ) -> Self {
         let has_any = to.is_some() || time.is_some() || !headers.is_empty();
-        self.extra = has_any.then(|| Box::new(Extra { to, time, headers }));
+        self.extra = has_any.then(|| Arc::new(Extra { id: None, to, time, headers }));
         self
     }
 
     /// The id, made when first asked for: an event nobody asks about has none.
     pub(crate) fn id(&self) -> MessageId {
-        *self.late().id.get_or_init(MessageId::new)
+        let given = self.extra.as_ref().and_then(|extra| extra.id);
+        given.unwrap_or_else(|| *self.late().id.get_or_init(MessageId::new))
     }
 
     pub(crate) fn topic(&self) -> &Topic {
@@ -151,6 +167,12 @@ impl Content for Arc<dyn Parcel> {
 /// The types decoded from one parcel so far, so that each is decoded once per process.
 #[derive(Default)]
 pub(crate) struct Decoded(Mutex<Vec<(TypeId, Arc<dyn Any + Send + Sync>)>>);
+
+impl Decoded {
+    fn is_empty(&self) -> bool {
+        self.0.locked().is_empty()
+    }
+}
 
 type Once<T> = OnceLock<Result<Arc<T>, GapReason>>;
 
@@ -312,8 +334,8 @@ impl fmt::Debug for Shared {
 
 /// The parcel of an envelope that a transport delivered.
 pub(crate) fn from_envelope(envelope: Envelope) -> Result<Arc<dyn Parcel>, GapReason> {
-    let topic = envelope.topic.to_string();
-    let undecodable = |error: String| GapReason::Undecodable { topic, error };
+    let topic = envelope.topic.clone();
+    let undecodable = |error: String| GapReason::Undecodable { topic: topic.to_string(), error };
     let (content_type, bytes) = match envelope.payload {
         Payload::Local(local) => match (local.clone() as Arc<dyn Any + Send + Sync>).downcast() {
             Ok(shared) => return Ok(Shared::clone_inner(&shared)),
@@ -324,9 +346,20 @@ pub(crate) fn from_envelope(envelope: Envelope) -> Result<Arc<dyn Parcel>, GapRe
         _ => return Err(undecodable("a kind of payload this version does not know".into())),
     };
     let Envelope { topic, version, source, to, time, headers, id, .. } = envelope;
-    let origin = Arc::new(Origin { topic, version, source });
-    let meta = Meta::new(origin).with_extra(to, time, headers).with_id(id);
+    let origin = known_origin(Origin { topic, version, source });
+    let meta = Meta::from_outside(origin, id, to, time, headers);
     Ok(Arc::new(Inbound { meta, content_type, bytes }))
+}
+
+/// The origin as it was made for the event before, if that came from the same place.
+fn known_origin(origin: Origin) -> Arc<Origin> {
+    thread_local! {
+        static LAST: RefCell<Option<Arc<Origin>>> = const { RefCell::new(None) };
+    }
+    LAST.with_borrow_mut(|last| match last {
+        Some(last) if **last == origin => last.clone(),
+        _ => last.insert(Arc::new(origin)).clone(),
+    })
 }
 
 impl Shared {
@@ -374,14 +407,19 @@ pub(crate) fn open<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<Arc<Typed<E>>, 
             expected: E::SCHEMA.version,
         });
     }
-    let topic = || meta.topic().to_string();
-    meta.late().decoded.once(|| {
-        let event =
-            decode(parcel).map_err(|error| GapReason::Undecodable { topic: topic(), error })?;
+    let decode = || {
+        let undecodable = |error| GapReason::Undecodable { topic: meta.topic().to_string(), error };
+        let event = decode(parcel).map_err(undecodable)?;
         // Both are one event: they have one id.
         meta.id();
         Ok(Arc::new(Typed::new(event, meta.clone())))
-    })
+    };
+    // Nobody else has it, and nobody had it before: then nobody else can ask for it either.
+    if Arc::strong_count(parcel) == 1 && meta.late.get().is_none_or(|late| late.decoded.is_empty())
+    {
+        return decode();
+    }
+    meta.late().decoded.once(decode)
 }
 
 /// Decodes a parcel. A decoder that panics is one that fails (law 11).

@@ -5,6 +5,7 @@
 //! cargo bench -p busway-benches --bench router -- --quick            # within a minute
 //! cargo bench -p busway-benches --bench router -- --chart router.svg # and a picture
 //! cargo bench -p busway-benches --bench router -- item/1x4 request   # only these cases
+//! cargo bench -p busway-benches --bench ipc    # processes; builds libzmq, with a C++ compiler
 //! ```
 //!
 //! A bench is a list of [cases](Case), each with busway and its peers. They go through busway's

@@ -41,8 +41,14 @@ impl Options {
         Ok(options)
     }
 
-    pub(crate) fn wants(&self, case: &str) -> bool {
+    /// Whether a case of that name is to be measured.
+    pub fn wants(&self, case: &str) -> bool {
         self.cases.is_empty() || self.cases.iter().any(|wanted| case.starts_with(wanted))
+    }
+
+    /// Whether all is to end within a minute.
+    pub fn is_quick(&self) -> bool {
+        self.quick
     }
 
     pub(crate) fn chart(&self) -> Option<&Path> {

@@ -21,8 +21,9 @@ impl Clock {
         let cores = machine.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
         // What follows is part of the first two.
         let ticks = cores.take(8).map(number).collect::<Option<Vec<_>>>()?;
-        // The name before the bracket may contain anything.
-        let words = process.rsplit_once(')')?.1.split_whitespace().skip(11).take(2);
+        // The name before the bracket may contain anything. The last two are of the processes
+        // that it started, and that have ended.
+        let words = process.rsplit_once(')')?.1.split_whitespace().skip(11).take(4);
         let own = words.map(number).sum::<Option<u64>>()?;
         Some(Self { all: ticks.iter().sum(), idle: ticks.get(3)? + ticks.get(4)?, own })
     }
@@ -41,11 +42,11 @@ mod tests {
 
     #[test]
     fn what_is_neither_idle_nor_ours_is_of_others() {
-        let process = |user| format!("7 (a) b) S 1 2 3 4 5 6 7 8 9 10 {user} 20 99 99");
+        let process = |user| format!("7 (a) b) S 1 2 3 4 5 6 7 8 9 10 {user} 20 5 6 99");
         let clock = |machine, user| Clock::parse(machine, &process(user)).expect("right");
         let before = clock("cpu  100 0 50 800 10 0 0 0 0 0\ncpu0 1", 30);
         let after = clock("cpu  160 0 50 830 20 0 0 0 0 0\ncpu0 1", 70);
-        assert_eq!((before.all, before.idle, before.own), (960, 810, 50));
+        assert_eq!((before.all, before.idle, before.own), (960, 810, 61));
         assert!((before.others_until(&after) - 0.2).abs() < 1e-9);
         assert!(Clock::parse("", "").is_none());
     }

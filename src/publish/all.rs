@@ -1,8 +1,9 @@
 //! `publisher.publish_all(events)`: many at once.
 
-use crate::error::PublishAllError;
+use crate::error::{PublishAllError, PublishError};
 use crate::event::Event;
 use crate::publish::Publisher;
+use crate::publish::outlet::Outside;
 
 /// How many events are taken from the caller's iterator at a time: its code never runs in the
 /// middle of a publish.
@@ -75,14 +76,24 @@ impl<E: Event> Publisher<E> {
                         Some(done) => done,
                         None => {
                             let Some(event) = batch.next() else { break };
-                            let accepted = self.send(event, false).await;
                             let failed = |error| PublishAllError { published, error };
-                            (1, accepted.map_err(failed)?.reached)
+                            (1, self.send_one(event).await.map_err(failed)?)
                         }
                     };
                 published += count;
                 least = least.min(reached);
             }
         }
+    }
+
+    /// One event of many.
+    async fn send_one(&self, event: E) -> Result<usize, PublishError> {
+        let mut event = Some(event);
+        let encoded = match self.outlet.publish_outside(&self.endpoint.bus, &mut event) {
+            Outside::Reached(reached) => return Ok(reached),
+            Outside::No(encoded) => encoded,
+        };
+        let event = event.expect("what was not published is still there");
+        Ok(self.send(event, encoded, false).await?.reached)
     }
 }

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use busway_transport::{BoxFuture, Headers, MessageId, Name, NameError, Party, TransportError};
+use busway_transport::{
+    BoxFuture, ContentType, Headers, MessageId, Name, NameError, Party, TransportError,
+};
 
 use crate::bus::{Core, deadline_after};
 use crate::endpoint::Endpoint;
@@ -242,9 +245,13 @@ impl<'a, E: Event> Publish<'a, E> {
     }
 
     /// Publishes, up to the commit: what is still to be confirmed is left to the caller.
-    pub(crate) async fn send(mut self, gives_way: bool) -> Result<Sent, PublishError> {
+    pub(crate) async fn send(
+        mut self,
+        encoded: Option<(ContentType, Bytes)>,
+        gives_way: bool,
+    ) -> Result<Sent, PublishError> {
         let event = self.event.take().expect("sent once");
-        let mut job = Job::new(event);
+        let mut job = Job::encoded(event, encoded);
         if gives_way {
             self.place = Some(Place::take(&self.outlet()));
             return self.waiting(job, true).wait_for_room().await;

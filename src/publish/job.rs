@@ -103,6 +103,11 @@ impl<E: Event> Job<E> {
         Self { event: Some(event), encoded: None, permit: None }
     }
 
+    /// As [`new`](Self::new), for an event that was encoded for an attempt to take the short way.
+    pub(crate) fn encoded(event: E, encoded: Option<(ContentType, Bytes)>) -> Self {
+        Self { event: Some(event), encoded, permit: None }
+    }
+
     pub(crate) fn set_permit(&mut self, permit: PermitHandle) {
         self.permit = Some(permit);
     }
@@ -119,7 +124,7 @@ impl<E: Event> Job<E> {
         if self.encoded.is_some() || bus.in_process() || !self.leaves(path) {
             return Ok(());
         }
-        let codec = E::SCHEMA.codec.unwrap_or(bus.codec);
+        let codec = bus.codec_of::<E>();
         let Some(event) = &self.event else { return Ok(()) };
         let mut buffer = BytesMut::new();
         event

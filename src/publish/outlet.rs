@@ -1,11 +1,15 @@
 //! The short way of a publish: straight into the topic's ring, where nothing else is concerned.
 
 use std::any::TypeId;
-use std::sync::Arc;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
 
-use busway_transport::Name;
+use busway_transport::{Common, ContentType, Express, MessageId, Name, Plain};
 
 use crate::bus::Core;
 use crate::by_type::ByType;
@@ -21,19 +25,42 @@ pub(crate) struct Outlet {
     pub(crate) node: Arc<TopicNode>,
     pub(crate) origin: Arc<Origin>,
     pub(crate) line: Line,
+    /// Made when it is first needed.
+    express: OnceLock<Option<Arc<dyn Express>>>,
+    /// The transport's count of changes when the express was open; 0 for never.
+    open_at: AtomicU64,
 }
+
+/// How far the short way out led.
+pub(crate) enum Outside {
+    /// Published, and this many got it.
+    Reached(usize),
+    /// Not published. What was encoded for it, if it was.
+    No(Option<(ContentType, Bytes)>),
+}
+
+thread_local! {
+    /// Where events are encoded: under no lock, for that runs the event's own code.
+    static ENCODED: Cell<BytesMut> = Cell::default();
+}
+
+/// No more than this is kept for the next event.
+const KEPT: usize = 64 << 10;
 
 impl Outlet {
     pub(crate) fn on(bus: &Core, node: Arc<TopicNode>, endpoint: &Name, version: u32) -> Arc<Self> {
         let (topic, source) = (node.topic.clone(), bus.source(endpoint));
-        let origin = Arc::new(Origin { topic, version, source });
-        Arc::new(Self { node, origin, line: Line::default() })
+        Self::of(node, Arc::new(Origin { topic, version, source }))
+    }
+
+    fn of(node: Arc<TopicNode>, origin: Arc<Origin>) -> Arc<Self> {
+        let (line, express, open_at) = (Line::default(), OnceLock::new(), AtomicU64::new(0));
+        Arc::new(Self { node, origin, line, express, open_at })
     }
 
     /// For another publisher of the same endpoint.
     pub(crate) fn another(&self) -> Arc<Self> {
-        let (node, origin) = (self.node.clone(), self.origin.clone());
-        Arc::new(Self { node, origin, line: Line::default() })
+        Self::of(self.node.clone(), self.origin.clone())
     }
 
     /// Publishes an event that is for nobody but the readers of the topic's ring, if there is room:
@@ -164,6 +191,68 @@ impl Outlet {
         // Only now, as in `write`.
         drop(before);
         Some((claimed, readers))
+    }
+
+    /// Publishes an event that is for peers only, if the transport has a short way and there is
+    /// room at all of them. If not, the event is still there.
+    #[inline(never)]
+    pub(crate) fn publish_outside<E: Event>(&self, bus: &Core, event: &mut Option<E>) -> Outside {
+        let Some(express) = self.open_express::<E>(bus) else { return Outside::No(None) };
+        let Some(value) = event.as_ref() else { return Outside::No(None) };
+        let codec = bus.codec_of::<E>();
+        let mut buffer = ENCODED.take();
+        buffer.clear();
+        if value.encode(codec, &mut buffer).is_err() || buffer.len() > bus.capabilities.max_payload
+        {
+            return Outside::No(None);
+        }
+        let time = SystemTime::now();
+        let plain = Plain::new(MessageId::at(time), time, &mut buffer);
+        // Under the same lock as all that this process publishes on the topic: numbers go out in
+        // their order.
+        let mut sequences = self.node.attempt();
+        let is_still = self.node.is_simple() && self.line.is_empty() && !self.has_readers();
+        let reached = is_still.then(|| express.try_send(plain, &mut || sequences.next(None)));
+        drop(sequences);
+        match reached.flatten() {
+            Some(reached) => {
+                if buffer.capacity() <= KEPT {
+                    ENCODED.set(buffer);
+                }
+                *event = None;
+                Outside::Reached(reached)
+            }
+            None => Outside::No(Some((codec.content_type(), buffer.freeze()))),
+        }
+    }
+
+    /// The express, if a publish without options may go by it now.
+    fn open_express<E: Event>(&self, bus: &Core) -> Option<&dyn Express> {
+        if E::SCHEMA.local || !self.node.is_simple() || !self.line.is_empty() || self.has_readers()
+        {
+            return None;
+        }
+        let make = || {
+            let Origin { topic, version, source } = &*self.origin;
+            let content_type = bus.codec_of::<E>().content_type();
+            let common = Common::new(topic.clone(), *version, source.clone(), content_type);
+            bus.transport.express(common)
+        };
+        let express = self.express.get_or_init(make).as_deref()?;
+        // Looked at before it is asked: what changes meanwhile is asked for again.
+        let changes = bus.interest_changes.count();
+        if self.open_at.load(Ordering::Relaxed) != changes {
+            if !express.is_open() {
+                return None;
+            }
+            self.open_at.store(changes, Ordering::Relaxed);
+        }
+        Some(express)
+    }
+
+    /// Whether anybody here takes what is published.
+    fn has_readers(&self) -> bool {
+        self.node.ring().is_some_and(|ring| ring.readers() > 0)
     }
 
     /// Whether a publish without options concerns nothing but the ring.

@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
-use busway_transport::{BoxFuture, Notice, Topic, TransportError};
+use busway_transport::{BoxFuture, ContentType, Notice, Topic, TransportError};
 
 use crate::bus::Core;
 use crate::endpoint::Endpoint;
@@ -17,7 +18,7 @@ use crate::event::Event;
 use crate::notice::Board;
 use crate::publish::future::confirm_error;
 use crate::publish::job::{Confirmation, Sent};
-use crate::publish::outlet::Outlet;
+use crate::publish::outlet::{Outlet, Outside};
 use crate::publish::{self, Publish, Receipt};
 use crate::router::topic::TopicNode;
 use crate::sync::Locked;
@@ -86,9 +87,14 @@ impl<E: Event> Publisher<E> {
     }
 
     /// The long way, which waits for room where it must.
-    pub(super) async fn send(&self, event: E, gives_way: bool) -> Result<Accepted, PublishError> {
+    pub(super) async fn send(
+        &self,
+        event: E,
+        encoded: Option<(ContentType, Bytes)>,
+        gives_way: bool,
+    ) -> Result<Accepted, PublishError> {
         let publish = Publish::new(&self.endpoint, event).through(self.outlet.clone());
-        let Sent { receipt, pending, .. } = publish.send(gives_way).await?;
+        let Sent { receipt, pending, .. } = publish.send(encoded, gives_way).await?;
         let accepted = Accepted { reached: receipt.reached() };
         self.pipeline.add(&self.endpoint.bus, &self.outlet.node, receipt, pending);
         Ok(accepted)
@@ -151,14 +157,18 @@ impl<E: Event> Future for Publishing<'_, E> {
             return this.go_on(context);
         }
         let may_go_on = publish::may_go_on(context);
+        let mut encoded = None;
         if may_go_on {
-            let publisher = this.publisher;
-            let bus = &publisher.endpoint.bus;
-            if let Some(reached) = publisher.outlet.publish(bus, &mut this.event) {
+            let (outlet, bus) = (&this.publisher.outlet, &this.publisher.endpoint.bus);
+            if let Some(reached) = outlet.publish(bus, &mut this.event) {
                 return Poll::Ready(Ok(Accepted { reached }));
             }
+            match outlet.publish_outside(bus, &mut this.event) {
+                Outside::Reached(reached) => return Poll::Ready(Ok(Accepted { reached })),
+                Outside::No(was_encoded) => encoded = was_encoded,
+            }
         }
-        this.take_the_long_way(context, may_go_on)
+        this.take_the_long_way(context, encoded, may_go_on)
     }
 }
 
@@ -167,10 +177,11 @@ impl<E: Event> Publishing<'_, E> {
     fn take_the_long_way(
         &mut self,
         context: &mut Context<'_>,
+        encoded: Option<(ContentType, Bytes)>,
         may_go_on: bool,
     ) -> Poll<Result<Accepted, PublishError>> {
         let event = self.event.take().expect("a publish is not polled after it was ready");
-        self.slow = Some(Box::pin(self.publisher.send(event, !may_go_on)));
+        self.slow = Some(Box::pin(self.publisher.send(event, encoded, !may_go_on)));
         self.go_on(context)
     }
 

@@ -5,13 +5,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use arc_swap::ArcSwap;
 use futures::StreamExt;
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use busway_transport::{
-    Arrival, Capability, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SubscriptionId,
-    TopicFilter, TransportError, TransportHandle,
+    Arrival, Capability, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, Sink,
+    SubscriptionId, TopicFilter, TransportError, TransportHandle,
 };
 
 use super::multicast::Reserved;
@@ -22,7 +23,7 @@ use crate::sync::Locked;
 
 /// The queues behind one filter. The pump holds this and not the intake, so that the intake ends
 /// with its last subscription.
-type Queues = Arc<Mutex<Vec<Arc<Queue>>>>;
+type Queues = Arc<ArcSwap<Vec<Arc<Queue>>>>;
 
 /// Subscriptions share an intake when they have the same filter and capacity: the transport bounds
 /// what it holds by the latter, and may drop beyond it.
@@ -104,7 +105,7 @@ impl Intakes {
                     opened: tokio::sync::Mutex::default(),
                 })
             });
-            intake.queues.locked().push(queue.clone());
+            intake.change(|queues| queues.push(queue.clone()));
             intake.clone()
         };
         intake.open(self.link()).await
@@ -130,11 +131,10 @@ impl Intakes {
         let key = (filter.clone(), capacity);
         let Some(intake) = by_filter.get(&key) else { return };
         let last_of_endpoint = {
-            let mut queues = intake.queues.locked();
-            queues.retain(|other| !Arc::ptr_eq(other, queue));
-            !queues.iter().any(|other| other.endpoint == queue.endpoint)
+            intake.change(|queues| queues.retain(|other| !Arc::ptr_eq(other, queue)));
+            !intake.queues.load().iter().any(|other| other.endpoint == queue.endpoint)
         };
-        if intake.queues.locked().is_empty() {
+        if intake.queues.load().is_empty() {
             by_filter.remove(&key);
         } else if last_of_endpoint && let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (intake, link) = (Arc::downgrade(intake), self.link());
@@ -149,8 +149,15 @@ impl Intakes {
 }
 
 impl Intake {
+    /// Only under the lock of all intakes.
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Queue>>)) {
+        let mut queues = Vec::clone(&self.queues.load());
+        change(&mut queues);
+        self.queues.store(Arc::new(queues));
+    }
+
     fn wanted(&self) -> BTreeSet<Name> {
-        self.queues.locked().iter().map(|queue| queue.endpoint.clone()).collect()
+        self.queues.load().iter().map(|queue| queue.endpoint.clone()).collect()
     }
 
     /// Brings the transport's knowledge of this intake up to date.
@@ -158,10 +165,13 @@ impl Intake {
         let mut opened = self.opened.lock().await;
         let wanted = self.wanted();
         if opened.pump.is_none() {
+            let inlet =
+                Inlet { queues: self.queues.clone(), sequences: Arc::default(), hole: link.hole };
             let interest =
-                PlainInterest::new(self.id, self.filter.clone(), wanted.clone(), self.capacity);
+                PlainInterest::new(self.id, self.filter.clone(), wanted.clone(), self.capacity)
+                    .with_sink(inlet.clone());
             let deliveries = link.transport.subscribe(interest).await?;
-            let task = link.pumps.spawn(pump(deliveries, self.queues.clone(), link.hole));
+            let task = link.pumps.spawn(pump(deliveries, inlet));
             opened.pump = Some(task.abort_handle());
             opened.endpoints = wanted;
         } else if opened.endpoints != wanted {
@@ -172,53 +182,92 @@ impl Intake {
     }
 }
 
+/// What comes from outside, on its way into the queues of one intake. Clones are the same one.
+#[derive(Clone)]
+struct Inlet {
+    queues: Queues,
+    sequences: Arc<Mutex<Sequences>>,
+    hole: GapReason,
+}
+
 /// Moves what the transport delivers into the queues. While a waiting subscription is full it
 /// stops taking, and the transport holds back the publishers of this filter only (law 6).
-async fn pump(mut deliveries: Deliveries, queues: Queues, hole: GapReason) {
-    let mut sequences = Sequences::default();
+async fn pump(mut deliveries: Deliveries, inlet: Inlet) {
     while let Some(arrival) = deliveries.next().await {
+        // What never runs empty must not keep its thread from those who read the queues, nor from
+        // the transport's own tasks.
+        tokio::task::coop::consume_budget().await;
         match arrival {
-            Arrival::Event(envelope) => take(envelope, &queues, &mut sequences, &hole).await,
+            Arrival::Event(envelope) => inlet.take(envelope).await,
             Arrival::Gap(gap) => {
                 // With a broker between, a later hole may be another loss.
-                if gap.reason == hole && hole == GapReason::Disconnected {
-                    sequences.cut();
+                if gap.reason == inlet.hole && inlet.hole == GapReason::Disconnected {
+                    inlet.sequences.locked().cut();
                 }
-                tell(&queues, None, &gap);
+                tell(&inlet.queues, None, &gap);
             }
             _ => {}
         }
     }
 }
 
-async fn take(envelope: Envelope, queues: &Queues, sequences: &mut Sequences, hole: &GapReason) {
-    match sequences.place(&envelope) {
-        Place::Next => {}
-        Place::After(missing) => {
-            tell(queues, envelope.to.as_ref(), &Gap::new(Some(missing), hole.clone()));
-        }
-        Place::Repeat => {
-            tracing::debug!(id = %envelope.id, topic = %envelope.topic, "dropped a repeat");
+impl Sink for Inlet {
+    fn try_take(&self, event: &mut Option<Envelope>) {
+        let Some(envelope) = event.as_ref() else { return };
+        let (queues, to) = (self.queues.load(), envelope.to.as_ref());
+        let Ok(reserved) = Reserved::reserve(&queues, |queue| queue.is_addressed(to)) else {
             return;
+        };
+        // Its number counts only once there is room: it would be a repeat when it comes again.
+        if let Some(parcel) = event.take().and_then(|envelope| self.accept(envelope)) {
+            drop(reserved.commit(&parcel));
         }
     }
-    let to = envelope.to.clone();
-    let parcel = match parcel::from_envelope(envelope) {
-        Ok(parcel) => parcel,
-        Err(reason) => return tell(queues, to.as_ref(), &Gap::new(Some(1), reason)),
-    };
-    // First all that have room: a full queue must not let the others wait.
-    let snapshot = queues.locked().clone();
-    let addressed = snapshot.iter().filter(|queue| queue.is_addressed(to.as_ref()));
-    let full: Vec<_> = addressed.filter(|queue| !put(queue, &parcel)).collect();
-    for queue in full {
-        loop {
-            let mut room = std::pin::pin!(queue.room.notified());
-            room.as_mut().enable();
-            if put(queue, &parcel) {
-                break;
+}
+
+impl Inlet {
+    /// The event, unless it was here before; tells of the hole before it, or of its own loss.
+    fn accept(&self, envelope: Envelope) -> Option<Arc<dyn Parcel>> {
+        let place = self.sequences.locked().place(&envelope);
+        match place {
+            Place::Next => {}
+            Place::After(missing) => {
+                let gap = Gap::new(Some(missing), self.hole.clone());
+                tell(&self.queues, envelope.to.as_ref(), &gap);
             }
-            room.await;
+            Place::Repeat => {
+                tracing::debug!(id = %envelope.id, topic = %envelope.topic, "dropped a repeat");
+                return None;
+            }
+        }
+        let to = envelope.to.clone();
+        match parcel::from_envelope(envelope) {
+            Ok(parcel) => Some(parcel),
+            Err(reason) => {
+                tell(&self.queues, to.as_ref(), &Gap::new(Some(1), reason));
+                None
+            }
+        }
+    }
+
+    async fn take(&self, envelope: Envelope) {
+        let to = envelope.to.clone();
+        let Some(parcel) = self.accept(envelope) else { return };
+        // First all that have room: a full queue must not let the others wait.
+        let full: Vec<_> = {
+            let queues = self.queues.load();
+            let addressed = queues.iter().filter(|queue| queue.is_addressed(to.as_ref()));
+            addressed.filter(|queue| !put(queue, &parcel)).cloned().collect()
+        };
+        for queue in &full {
+            loop {
+                let mut room = std::pin::pin!(queue.room.notified());
+                room.as_mut().enable();
+                if put(queue, &parcel) {
+                    break;
+                }
+                room.await;
+            }
         }
     }
 }
@@ -231,7 +280,7 @@ fn put(queue: &Arc<Queue>, parcel: &Arc<dyn Parcel>) -> bool {
 }
 
 fn tell(queues: &Queues, to: Option<&Name>, gap: &Gap) {
-    for queue in queues.locked().iter().filter(|queue| queue.is_addressed(to)) {
+    for queue in queues.load().iter().filter(|queue| queue.is_addressed(to)) {
         queue.push_gap(gap.clone());
     }
 }

@@ -24,12 +24,16 @@ pub(crate) enum Place {
 /// The last number of each publisher, topic and address.
 #[derive(Default)]
 pub(crate) struct Sequences {
+    /// The line of the envelope before, which is likely to be that of the next too.
+    latest: Option<(Line, Last)>,
+    /// The others; what is in `latest` may be behind here.
     last: HashMap<Line, Last>,
     met: VecDeque<Line>,
     /// How often the transport told of a lost link.
     cuts: u64,
 }
 
+#[derive(Clone, Copy)]
 struct Last {
     number: u64,
     /// The count of cuts by then.
@@ -46,15 +50,21 @@ impl Sequences {
     /// Where the envelope stands in its line; it is then the last one.
     pub(crate) fn place(&mut self, envelope: &Envelope) -> Place {
         let Some(number) = envelope.sequence else { return Place::Next };
-        let line = (envelope.source.peer, envelope.topic.clone(), envelope.to.clone());
+        let Envelope { topic, to, source, .. } = envelope;
+        let cuts = self.cuts;
+        if let Some(((peer, latest, latest_to), last)) = &mut self.latest
+            && (*peer, &*latest, &*latest_to) == (source.peer, topic, to)
+        {
+            return last.step(number, cuts);
+        }
+        if let Some((line, last)) = self.latest.take() {
+            self.last.insert(line, last);
+        }
+        let line = (source.peer, topic.clone(), to.clone());
         if let Some(last) = self.last.get_mut(&line) {
-            if number <= last.number {
-                return Place::Repeat;
-            }
-            let missing = number - last.number - 1;
-            let told = last.cuts != self.cuts;
-            *last = Last { number, cuts: self.cuts };
-            return if missing == 0 || told { Place::Next } else { Place::After(missing) };
+            let place = last.step(number, cuts);
+            self.latest = Some((line, *last));
+            return place;
         }
         if self.met.len() == REMEMBERED
             && let Some(first) = self.met.pop_front()
@@ -62,8 +72,20 @@ impl Sequences {
             self.last.remove(&first);
         }
         self.met.push_back(line.clone());
-        self.last.insert(line, Last { number, cuts: self.cuts });
+        self.last.insert(line, Last { number, cuts });
         Place::Next
+    }
+}
+
+impl Last {
+    fn step(&mut self, number: u64, cuts: u64) -> Place {
+        if number <= self.number {
+            return Place::Repeat;
+        }
+        let missing = number - self.number - 1;
+        let told = self.cuts != cuts;
+        *self = Self { number, cuts };
+        if missing == 0 || told { Place::Next } else { Place::After(missing) }
     }
 }
 

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use busway::Bus;
 use busway_transport::{
-    Address, Arrival, Asks, BoxStream, Capabilities, Changes, Commit, ConnectOptions, Connector,
-    ContentType, DeadLetter, Deliveries, Envelope, GroupDeliveries, GroupKey, GroupSpec, Interest,
-    MessageId, Name, OutgoingRequest, Payload, Peer, PeerId, Permit, PlainInterest, Receipt, Reply,
-    ResponderSpec, Route, Source, Status, SubscriptionId, Transport, TransportError,
+    Address, Arrival, Asks, BoxStream, Capabilities, Changes, Commit, Common, ConnectOptions,
+    Connector, ContentType, DeadLetter, Deliveries, Envelope, Express, GroupDeliveries, GroupKey,
+    GroupSpec, Interest, MessageId, Name, OutgoingRequest, Payload, Peer, PeerId, Permit,
+    PlainInterest, Receipt, Reply, ResponderSpec, Route, Source, Status, SubscriptionId, Transport,
+    TransportError,
 };
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -141,6 +142,10 @@ impl Transport for Fake {
 
     fn responders(&self, _: &Route) -> Interest {
         Interest::No
+    }
+
+    fn express(&self, _: Common) -> Option<Arc<dyn Express>> {
+        None
     }
 
     fn try_reserve(&self, _: &Route) -> Result<Self, TransportError> {

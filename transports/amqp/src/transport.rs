@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use busway_transport::{
-    Asks, Capabilities, Capability, Changes, Commit, ContentType, DeadLetter, Deliveries, Envelope,
-    GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer, Permit,
-    PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
+    Asks, Capabilities, Capability, Changes, Commit, Common, ContentType, DeadLetter, Deliveries,
+    Envelope, Express, GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer,
+    Permit, PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport,
+    TransportError,
 };
 use lapin::types::ShortString;
 use tokio::sync::watch;
@@ -166,6 +167,10 @@ impl Transport for AmqpTransport {
         let known = presence.others.has_responder(&route.topic, to)
             || presence.has_responder(&route.topic, to);
         if known { Interest::Yes } else { Interest::Unknown }
+    }
+
+    fn express(&self, _: Common) -> Option<Arc<dyn Express>> {
+        None
     }
 
     fn try_reserve(&self, route: &Route) -> Result<AmqpPermit, TransportError> {

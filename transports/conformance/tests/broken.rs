@@ -12,9 +12,9 @@ use busway::{
 use busway_conformance::{Case, Harness, WATCHDOG, run, run_case_within};
 use busway_memory::{MemoryConnector, MemoryTransport};
 use busway_transport::{
-    Arrival, Ask, Asks, Changes, ConnectOptions, Deliveries, Delivery, GroupDeliveries, GroupKey,
-    GroupSpec, Interest, Outcome, OutgoingRequest, PlainInterest, Replier, Reply, ResponderSpec,
-    Route, Settlement, SubscriptionId, Transport,
+    Arrival, Ask, Asks, Changes, Common, ConnectOptions, Deliveries, Delivery, Express,
+    GroupDeliveries, GroupKey, GroupSpec, Interest, Outcome, OutgoingRequest, PlainInterest,
+    Replier, Reply, ResponderSpec, Route, Settlement, SubscriptionId, Transport,
 };
 use futures::future::join_all;
 use futures::{Stream, StreamExt, stream};
@@ -263,6 +263,10 @@ impl Transport for FakeTransport {
 
     fn responders(&self, route: &Route) -> Interest {
         self.inner.responders(route)
+    }
+
+    fn express(&self, common: Common) -> Option<Arc<dyn Express>> {
+        self.inner.express(common)
     }
 
     fn try_reserve(&self, route: &Route) -> Result<Self::Permit, TransportError> {

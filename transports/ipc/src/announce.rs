@@ -93,7 +93,7 @@ impl State {
         remote.outstanding.push_back(Owed { serial, behind_data: false });
         remote.link.control(Out::control(&Control::Table { serial, table: self.own.table() }));
         for interest in self.own.interests.values() {
-            interest.inbox.expect(remote.link.number);
+            interest.inbox.expect(&remote.link);
         }
         self.peers.insert(remote.link.peer, remote);
     }

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use crate::groups::Member;
 use crate::link::Link;
 use crate::mesh::{Mesh, State};
+use crate::plain::Handful;
 use crate::table::{MAX_ASKS, Remote, RemoteInterest, RemoteResponder};
 use crate::wire::{Change, Control, Frame, Out, WireError, control};
 
@@ -21,20 +22,25 @@ pub(crate) enum Flow {
 }
 
 impl Mesh {
-    /// Does what a frame says.
+    /// Does what a frame says. Events may stay in the reader's hand, for as long as nothing else
+    /// comes behind them.
     pub(crate) fn dispatch(
         self: &Arc<Self>,
         link: &Arc<Link>,
+        handful: &mut Handful,
         frame: Frame,
     ) -> Result<Flow, WireError> {
+        if let Frame::Event { interests, size, envelope } = frame {
+            handful.add(self, link, &interests, size, envelope)?;
+            return Ok(Flow::On);
+        }
+        handful.deliver(self, link)?;
         match frame {
             Frame::Hello(_) | Frame::Welcome(_) => {
                 return Err(WireError::Unexpected("a second hello"));
             }
             Frame::Control(control) => return self.control(link, control),
-            Frame::Event { interests, size, envelope } => {
-                self.arrived(link, &interests, size, envelope)?;
-            }
+            Frame::Event { .. } => {}
             Frame::Deliver { member, tag, attempt, envelope } => {
                 self.work_arrived(link, member, Tag(tag), attempt, envelope);
             }

@@ -9,10 +9,10 @@
 //! * Finding each other: `address` (what `ipc:NAME` means), `folder` (where the sockets are, and
 //!   that nobody else gets at them), `hello` (who is there), `connector` (bind, look round, dial).
 //! * On the wire: `wire` (sans-io; see also `docs/wire-ipc.md`), `link` (one socket: a reader, a
-//!   writer, two lanes), `dispatch` (what each frame that comes in does), `pulse` (who is silent).
+//!   writer, two lanes), `outbox` (what waits in one of them), `dispatch` (what each frame that comes in does), `pulse` (who is silent).
 //! * What is known: `mesh` (the one lock and what is behind it), `table` (what this bus and each
 //!   peer wants), `announce` (telling the peers and waiting for their acks), `notices`.
-//! * The verbs: `publish` (credit, room, permits), `plain` (the receiving side of it), `groups`,
+//! * The verbs: `publish` (credit, room, permits), `express` (the short way), `plain` (the receiving side of it), `groups`,
 //!   `requests`, `transport` (all of them as the contract has them).
 //!
 //! # What is bounded by what
@@ -21,7 +21,7 @@
 //! both back as its bus takes the events; a publisher's permit holds one credit of every interest it
 //! is for. So the data lane of a link holds at most the sum of the peer's credits, its members'
 //! concurrency and 1024 requests per responder, and a reader never has to wait: what it reads has its
-//! place already. A data lane that holds 64 MiB lets publishers and callers wait. The control lane is
+//! place already. A data lane that holds 512 KiB lets publishers and callers wait. The control lane is
 //! bounded by what is unacknowledged; a peer that lets it grow is cut off.
 
 #![forbid(unsafe_code)]
@@ -30,6 +30,7 @@ mod address;
 mod announce;
 mod connector;
 mod dispatch;
+mod express;
 mod folder;
 mod groups;
 mod hello;
@@ -37,6 +38,7 @@ mod link;
 mod mailbox;
 mod mesh;
 mod notices;
+mod outbox;
 mod plain;
 mod publish;
 mod pulse;

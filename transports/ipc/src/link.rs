@@ -3,28 +3,26 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, Waker};
 
 use busway_transport::PeerId;
+use bytes::{Bytes, BytesMut};
 use interprocess::local_socket::tokio::Stream;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
 
 use crate::dispatch::Flow;
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
+use crate::outbox::Outbox;
+use crate::plain::Handful;
 use crate::wire::{Control, Decoder, Out};
 
-/// How much the writer joins into one write.
-const BATCH: usize = 256 << 10;
-/// A payload from this size on is written as it is, not copied into the batch.
-const LARGE: usize = 128 << 10;
 /// How much the reader reads at once.
-const READ: usize = 64 << 10;
-/// Publishers and callers wait while a link's data lane holds so many bytes. (What found room
-/// passes however large it is.)
-const MAX_DATA: usize = 64 << 20;
+const READ: usize = 128 << 10;
 /// More control frames than this wait only for a peer that does not read.
 const MAX_CONTROL: usize = 1 << 16;
 
@@ -37,11 +35,9 @@ pub(crate) struct Link {
     lanes: Mutex<Lanes>,
     wake: Notify,
     stop: watch::Sender<bool>,
+    /// Set when the tasks start.
+    stream: OnceLock<Arc<Stream>>,
     heard: AtomicBool,
-    /// How many bytes the data lane holds. Changed under its lock.
-    waiting: AtomicUsize,
-    /// Somebody found no room since the writer last made some.
-    turned_away: AtomicBool,
     /// Told when the lanes ran empty and everything is written.
     written: Arc<Notify>,
 }
@@ -51,9 +47,13 @@ struct Lanes {
     /// Announcements, acks, credit, settlements, answers: always first.
     control: VecDeque<Out>,
     /// Events, work, requests, and what must not overtake them.
-    data: VecDeque<Out>,
+    data: Outbox,
     /// The writer has frames in its hands.
     writing: bool,
+    /// Somebody was told that it is congested.
+    turned_away: bool,
+    /// The writer found nothing to write, and has to be woken.
+    sleeping: bool,
     /// The goodbye is queued: nothing follows it.
     ending: bool,
     closed: bool,
@@ -68,9 +68,8 @@ impl Link {
             lanes: Mutex::default(),
             wake: Notify::new(),
             stop: watch::Sender::new(false),
+            stream: OnceLock::new(),
             heard: AtomicBool::new(true),
-            waiting: AtomicUsize::new(0),
-            turned_away: AtomicBool::new(false),
             written,
         }
     }
@@ -86,38 +85,64 @@ impl Link {
             return;
         }
         lanes.control.push_back(out);
+        self.wake_writer(lanes);
+    }
+
+    /// As [`control`](Self::control), for a frame that somebody waits for and that is seldom sent:
+    /// it is written here and now where that is possible. The writer's task may have to wait for
+    /// the very task that calls this.
+    pub(crate) fn control_at_once(&self, out: Out) {
+        let mut lanes = lock(&self.lanes);
+        // When the writer sleeps, nothing is queued, and nobody else writes.
+        if lanes.sleeping
+            && !lanes.closed
+            && !lanes.ending
+            && let Some(stream) = self.stream.get()
+        {
+            debug_assert!(out.shared.is_empty() && out.payload.is_empty());
+            let mut context = Context::from_waker(Waker::noop());
+            let wrote = Pin::new(&mut &**stream).poll_write(&mut context, &out.head);
+            // An error is the writer's to find.
+            let count = if let Poll::Ready(Ok(count)) = wrote { count } else { 0 };
+            if count < out.head.len() {
+                lanes.control.push_back(Out { head: out.head.slice(count..), ..out });
+                self.wake_writer(lanes);
+            }
+            return;
+        }
         drop(lanes);
-        self.wake.notify_one();
+        self.control(out);
     }
 
     /// Queues a frame behind the data that is there.
     pub(crate) fn data(&self, out: Out) {
+        self.put_data(|data| data.push(&out));
+    }
+
+    /// Puts frames behind the data that is there.
+    pub(crate) fn put_data(&self, put: impl FnOnce(&mut Outbox)) {
         let mut lanes = lock(&self.lanes);
         if lanes.closed || lanes.ending {
             return;
         }
-        self.waiting.fetch_add(out.len(), Ordering::SeqCst);
-        lanes.data.push_back(out);
-        drop(lanes);
-        self.wake.notify_one();
+        put(&mut lanes.data);
+        self.wake_writer(lanes);
     }
 
-    /// Whether the data lane holds all that it may. Then its writer tells everyone who waits when
-    /// there is room.
-    pub(crate) fn has_no_room(&self) -> bool {
-        let full = || self.waiting.load(Ordering::SeqCst) >= MAX_DATA;
-        // The second look is for room that was made before the flag was up.
-        full() && {
-            self.turned_away.store(true, Ordering::SeqCst);
-            full()
+    /// Whether so much waits already that a publisher should not put more behind it. It is told by
+    /// the mesh when there is room.
+    pub(crate) fn is_congested(&self) -> bool {
+        let mut lanes = lock(&self.lanes);
+        let is_congested = !lanes.closed && lanes.data.is_congested();
+        lanes.turned_away |= is_congested;
+        is_congested
+    }
+
+    fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
+        if std::mem::take(&mut lanes.sleeping) {
+            drop(lanes);
+            self.wake.notify_one();
         }
-    }
-
-    /// Whether somebody is to be told that there is room now.
-    fn made_room(&self) -> bool {
-        self.turned_away.load(Ordering::SeqCst)
-            && self.waiting.load(Ordering::SeqCst) < MAX_DATA
-            && self.turned_away.swap(false, Ordering::SeqCst)
     }
 
     /// Queues the last frame.
@@ -154,34 +179,40 @@ impl Link {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Takes the next frames to write, at most about a batch. False when there are none.
-    fn take(&self, batch: &mut Vec<Out>) -> bool {
+    /// Whether somebody was turned away for whom there is room now.
+    fn has_room_again(&self) -> bool {
         let mut lanes = lock(&self.lanes);
-        let mut size = 0;
-        while size < BATCH {
-            let out = match lanes.control.pop_front() {
-                Some(out) => out,
-                None => {
-                    let Some(out) = lanes.data.pop_front() else { break };
-                    self.waiting.fetch_sub(out.len(), Ordering::SeqCst);
-                    out
-                }
-            };
-            size += out.len();
-            batch.push(out);
+        !lanes.data.is_congested() && std::mem::take(&mut lanes.turned_away)
+    }
+
+    /// Takes what is to be written next into `joined`, which was written: control frames, all of
+    /// them; else data. Says whether there is anything, in `joined` or else in a piece of its own.
+    fn take(&self, joined: &mut BytesMut) -> Option<Bytes> {
+        let mut lanes = lock(&self.lanes);
+        let mut piece = None;
+        joined.clear();
+        if lanes.control.is_empty() {
+            piece = lanes.data.take(joined);
         }
-        let was = std::mem::replace(&mut lanes.writing, !batch.is_empty());
+        for out in lanes.control.drain(..) {
+            for part in [&out.head, &out.shared, &out.payload] {
+                joined.extend_from_slice(part);
+            }
+        }
+        let any = piece.is_some() || !joined.is_empty();
+        lanes.sleeping = !any;
+        let was = std::mem::replace(&mut lanes.writing, any);
         drop(lanes);
-        if was && batch.is_empty() {
+        if was && !any {
             self.written.notify_waiters();
         }
-        !batch.is_empty()
+        any.then(|| piece.unwrap_or_default())
     }
 }
 
 /// Starts the two tasks of a link. They end with the link.
 pub(crate) fn run(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: Stream, decoder: Decoder) {
-    let stream = Arc::new(stream);
+    let stream = link.stream.get_or_init(|| Arc::new(stream)).clone();
     tokio::spawn(read_task(mesh.clone(), link.clone(), stream.clone(), decoder));
     tokio::spawn(write_task(mesh.clone(), link.clone(), stream));
 }
@@ -199,33 +230,16 @@ async fn write_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
 }
 
 async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> {
-    let mut batch = Vec::new();
-    let mut buffer = Vec::with_capacity(READ);
+    let mut joined = BytesMut::new();
     loop {
-        if !link.take(&mut batch) {
+        let Some(piece) = link.take(&mut joined) else {
             link.wake.notified().await;
             continue;
-        }
-        if link.made_room() {
+        };
+        stream.write_all(if piece.is_empty() { &joined } else { &piece }).await?;
+        if link.has_room_again() {
             mesh.look(|state| state.wake_waiting());
             mesh.changed.notify_waiters();
-        }
-        for out in batch.drain(..) {
-            buffer.extend_from_slice(&out.head);
-            buffer.extend_from_slice(&out.shared);
-            if out.payload.len() < LARGE {
-                buffer.extend_from_slice(&out.payload);
-            } else {
-                stream.write_all(&buffer).await?;
-                buffer.clear();
-                stream.write_all(&out.payload).await?;
-            }
-        }
-        stream.write_all(&buffer).await?;
-        buffer.clear();
-        // A burst must not keep its memory for ever.
-        if buffer.capacity() > 2 * BATCH {
-            buffer.shrink_to(READ);
         }
         tokio::task::coop::consume_budget().await;
     }
@@ -241,11 +255,15 @@ async fn read_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decode
 }
 
 async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decoder: Decoder) {
+    let mut handful = Handful::default();
     loop {
         loop {
             let flow = match decoder.next() {
-                Ok(Some(frame)) => mesh.dispatch(link, frame),
-                Ok(None) => break,
+                Ok(Some(frame)) => mesh.dispatch(link, &mut handful, frame),
+                Ok(None) => match handful.deliver(mesh, link) {
+                    Ok(()) => break,
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(error),
             };
             match flow {
@@ -254,7 +272,9 @@ async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decod
                 Err(error) => return mesh.link_broke_protocol(link, &error.to_string()),
             }
         }
-        decoder.buffer.reserve(READ);
+        if decoder.buffer.capacity() - decoder.buffer.len() < READ / 4 {
+            decoder.buffer.reserve(READ);
+        }
         match stream.read_buf(&mut decoder.buffer).await {
             Ok(0) => return mesh.link_ended(link, "it hung up"),
             Ok(_) => link.heard.store(true, Ordering::Relaxed),

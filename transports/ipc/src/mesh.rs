@@ -215,6 +215,8 @@ impl Mesh {
         let Some(mut remote) = state.peers.remove(&link.peer) else { return };
         tracing::debug!(bus = %self.name, peer = %link.peer, reason, "a link ended");
         state.plans.changed();
+        // Perhaps nobody is interested any more: then nothing is encoded.
+        state.interest_changes.add();
         state.acks.gone(link.peer);
         let now = Instant::now();
         for member in &remote.members {

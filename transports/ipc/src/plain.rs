@@ -4,10 +4,10 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use busway_transport::{
-    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SubscriptionId,
+    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SinkHandle, SubscriptionId,
     TransportError,
 };
 use futures::Stream;
@@ -25,6 +25,7 @@ pub(crate) struct Inbox {
     /// So many drained places of one link are given back at once: a credit frame per event would
     /// cost as much as the event.
     batch: usize,
+    sink: Option<SinkHandle>,
     inner: Mutex<Inner>,
 }
 
@@ -39,15 +40,15 @@ struct Inner {
 
 #[allow(clippy::large_enum_variant, reason = "nearly all are events")]
 enum Item {
-    /// With what it takes of the link's window.
-    Event(Arc<Link>, usize, Envelope),
+    /// From the link with this number, with what it takes of its window.
+    Event(u64, usize, Envelope),
     /// A link broke here that had brought events: nobody knows how many more were on their way.
     Cut,
 }
 
 /// What a link has to do with an inbox, from its first moment to its last.
-#[derive(Default)]
 struct Account {
+    link: Arc<Link>,
     /// It has brought something.
     fed: bool,
     /// Places that are taken, or drained and not given back yet.
@@ -68,6 +69,11 @@ fn wake(mut inner: MutexGuard<'_, Inner>) {
 }
 
 impl Inner {
+    /// Whether the bus has taken and settled all that there was, and waits for more.
+    fn is_awaited(&self) -> bool {
+        self.items.is_empty() && self.waker.is_some()
+    }
+
     /// One tells for all links that broke in the same place.
     fn cut(&mut self) {
         if !matches!(self.items.back(), Some(Item::Cut)) {
@@ -79,10 +85,17 @@ impl Inner {
 impl Inbox {
     fn new(interest: &PlainInterest) -> Self {
         let capacity = interest.capacity.max(1);
-        Self { id: interest.id.0, capacity, batch: (capacity / 4).max(1), inner: Mutex::default() }
+        let (batch, sink) = ((capacity / 4).max(1), interest.sink.clone());
+        Self { id: interest.id.0, capacity, batch, sink, inner: Mutex::default() }
     }
 
-    fn push(&self, link: &Arc<Link>, charge: usize, envelope: Envelope) -> Result<(), WireError> {
+    /// Gives events on that a link brought, each with what it takes of its window: to the bus at
+    /// once, while its stream holds nothing and waits for more; else into the queue.
+    fn push(
+        &self,
+        link: &Arc<Link>,
+        mut envelopes: impl ExactSizeIterator<Item = (usize, Envelope)>,
+    ) -> Result<(), WireError> {
         let mut inner = lock(&self.inner);
         if inner.ended {
             return Ok(());
@@ -93,19 +106,57 @@ impl Inbox {
             wake(inner);
             return Ok(());
         };
-        if account.used >= self.capacity {
+        if envelopes.len() > self.capacity - account.used {
             return Err(WireError::Unexpected("an event without credit"));
         }
         account.fed = true;
-        account.used += 1;
-        inner.items.push_back(Item::Event(link.clone(), charge, envelope));
+        account.used += envelopes.len();
+        if let Some(sink) = self.sink.as_ref().filter(|_| inner.is_awaited()) {
+            drop(inner);
+            // The next events of this link are in its reader's hands as well: nothing overtakes
+            // them here.
+            let mut drained = Drained { link: link.number, events: 0, bytes: 0 };
+            let mut back = None;
+            for (charge, envelope) in &mut envelopes {
+                let mut offered = Some(envelope);
+                sink.try_take(&mut offered);
+                if let Some(envelope) = offered {
+                    back = Some((charge, envelope));
+                    break;
+                }
+                drained.events += 1;
+                drained.bytes += charge;
+            }
+            inner = lock(&self.inner);
+            let give = self.note(&mut inner, drained);
+            if back.is_none() || inner.ended {
+                drop(inner);
+                self.give(give);
+                return Ok(());
+            }
+            if inner.accounts.contains_key(&link.number) {
+                let rest = back.into_iter().chain(envelopes);
+                inner.items.extend(rest.map(|(charge, it)| Item::Event(link.number, charge, it)));
+            } else {
+                inner.cut();
+            }
+            wake(inner);
+            self.give(give);
+            return Ok(());
+        }
+        inner.items.extend(envelopes.map(|(charge, it)| Item::Event(link.number, charge, it)));
         wake(inner);
         Ok(())
     }
 
+    fn has_ended(&self) -> bool {
+        lock(&self.inner).ended
+    }
+
     /// There is a link that may bring events.
-    pub(crate) fn expect(&self, link: u64) {
-        lock(&self.inner).accounts.insert(link, Account::default());
+    pub(crate) fn expect(&self, link: &Arc<Link>) {
+        let account = Account { link: link.clone(), fed: false, used: 0, drained: 0, bytes: 0 };
+        lock(&self.inner).accounts.insert(link.number, account);
     }
 
     /// A link is gone, and its account with it. If it brought events and did not end in order, it
@@ -126,50 +177,169 @@ impl Inbox {
         wake(inner);
     }
 
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Arrival>> {
+    /// Takes all that is there, which goes into `items`, and notes what was drained before. Ready
+    /// without items at the end.
+    fn poll_take(
+        &self,
+        cx: &mut Context<'_>,
+        items: &mut VecDeque<Item>,
+        drained: Option<Drained>,
+    ) -> Poll<()> {
         let mut inner = lock(&self.inner);
-        let (link, charge, envelope) = match inner.items.pop_front() {
-            Some(Item::Event(link, charge, envelope)) => (link, charge, envelope),
-            Some(Item::Cut) => {
-                let gap = Gap::new(None, GapReason::Disconnected);
-                return Poll::Ready(Some(Arrival::Gap(gap)));
-            }
-            None if inner.ended => return Poll::Ready(None),
-            None => {
-                inner.waker = Some(cx.waker().clone());
-                return Poll::Pending;
-            }
-        };
-        let mut credit = None;
-        if let Some(account) = inner.accounts.get_mut(&link.number) {
-            account.drained += 1;
-            account.bytes += charge;
-            if account.drained >= self.batch || account.bytes >= WINDOW / 4 {
-                let events = std::mem::take(&mut account.drained);
-                let bytes = std::mem::take(&mut account.bytes) as u64;
-                account.used -= events;
-                credit = Some(Control::Credit { interest: self.id, events: events as u64, bytes });
-            }
+        let give = drained.and_then(|drained| self.note(&mut inner, drained));
+        std::mem::swap(&mut inner.items, items);
+        let is_ready = !items.is_empty() || inner.ended;
+        if !is_ready {
+            inner.waker = Some(cx.waker().clone());
         }
         drop(inner);
-        if let Some(credit) = credit {
-            link.control(Out::control(&credit));
-        }
-        Poll::Ready(Some(Arrival::Event(envelope)))
+        self.give(give);
+        if is_ready { Poll::Ready(()) } else { Poll::Pending }
     }
+
+    /// Notes what was drained, and gives it back when it is enough.
+    fn drain(&self, drained: Drained) {
+        let give = self.note(&mut lock(&self.inner), drained);
+        self.give(give);
+    }
+
+    fn note(&self, inner: &mut Inner, drained: Drained) -> Option<(Arc<Link>, Control)> {
+        let account = inner.accounts.get_mut(&drained.link)?;
+        account.drained += drained.events;
+        account.bytes += drained.bytes;
+        if !self.is_enough(account.drained, account.bytes) {
+            return None;
+        }
+        let events = std::mem::take(&mut account.drained);
+        let bytes = std::mem::take(&mut account.bytes) as u64;
+        account.used -= events;
+        let credit = Control::Credit { interest: self.id, events: events as u64, bytes };
+        Some((account.link.clone(), credit))
+    }
+
+    /// Whether so much is worth a frame.
+    fn is_enough(&self, events: usize, bytes: usize) -> bool {
+        events >= self.batch || bytes >= WINDOW / 4
+    }
+
+    fn give(&self, give: Option<(Arc<Link>, Control)>) {
+        if let Some((link, credit)) = give {
+            link.control_at_once(Out::control(&credit));
+        }
+    }
+}
+
+/// Events of one link that the bus took.
+#[derive(Clone, Copy)]
+struct Drained {
+    link: u64,
+    events: usize,
+    /// Of the window.
+    bytes: usize,
 }
 
 /// The stream that the bus polls.
 struct Arrivals {
     mesh: Arc<Mesh>,
     inbox: Arc<Inbox>,
+    /// Taken out of the inbox, all at once; their places count as taken until they are drained.
+    items: VecDeque<Item>,
+    /// Drained, and not noted yet.
+    drained: Option<Drained>,
+}
+
+impl Arrivals {
+    /// Counts a drained event.
+    fn count(&mut self, link: u64, charge: usize) {
+        let before = self.drained.take();
+        let same = before.filter(|drained| drained.link == link);
+        let mut drained = same.unwrap_or(Drained { link, events: 0, bytes: 0 });
+        drained.events += 1;
+        drained.bytes += charge;
+        if let Some(other) = before.filter(|drained| drained.link != link) {
+            self.inbox.drain(other);
+        }
+        if self.inbox.is_enough(drained.events, drained.bytes) {
+            self.inbox.drain(drained);
+        } else {
+            self.drained = Some(drained);
+        }
+    }
 }
 
 impl Stream for Arrivals {
     type Item = Arrival;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Arrival>> {
-        self.inbox.poll(cx)
+        let this = self.get_mut();
+        if this.items.is_empty() {
+            let drained = this.drained.take();
+            ready!(this.inbox.poll_take(cx, &mut this.items, drained));
+        }
+        Poll::Ready(match this.items.pop_front() {
+            None => None,
+            Some(Item::Event(link, charge, envelope)) => {
+                this.count(link, charge);
+                Some(Arrival::Event(envelope))
+            }
+            Some(Item::Cut) => Some(Arrival::Gap(Gap::new(None, GapReason::Disconnected))),
+        })
+    }
+}
+
+/// What one link's reader has in its hands: events for one inbox, which go there together.
+#[derive(Default)]
+pub(crate) struct Handful {
+    known: Option<(u64, Arc<Inbox>)>,
+    /// Each with what it takes of the link's window.
+    envelopes: Vec<(usize, Envelope)>,
+}
+
+/// How many events a handful has at most.
+const HANDFUL: usize = 64;
+
+impl Handful {
+    /// An event came in, for these interests of ours.
+    pub(crate) fn add(
+        &mut self,
+        mesh: &Mesh,
+        link: &Arc<Link>,
+        interests: &[u64],
+        size: usize,
+        envelope: Envelope,
+    ) -> Result<(), WireError> {
+        let &[interest] = interests else {
+            self.deliver(mesh, link)?;
+            return mesh.arrived(link, interests, size, envelope);
+        };
+        if self.known.as_ref().is_none_or(|(known, _)| *known != interest) {
+            self.deliver(mesh, link)?;
+            self.known = mesh.inbox(interest).map(|inbox| (interest, inbox));
+        }
+        self.envelopes.push((charge(size), envelope));
+        if self.envelopes.len() < HANDFUL { Ok(()) } else { self.deliver(mesh, link) }
+    }
+
+    /// Puts it where it belongs: before anything else of this link is looked at.
+    pub(crate) fn deliver(&mut self, mesh: &Mesh, link: &Arc<Link>) -> Result<(), WireError> {
+        if self.envelopes.is_empty() {
+            return Ok(());
+        }
+        if let Some((interest, inbox)) = &mut self.known
+            && inbox.has_ended()
+        {
+            // A later interest may have its number.
+            let interest = *interest;
+            self.known = mesh.inbox(interest).map(|inbox| (interest, inbox));
+        }
+        match &self.known {
+            Some((_, inbox)) => inbox.push(link, self.envelopes.drain(..)),
+            // One that was withdrawn meanwhile is not there: its events go nowhere.
+            None => {
+                self.envelopes.clear();
+                Ok(())
+            }
+        }
     }
 }
 
@@ -207,11 +377,12 @@ impl Mesh {
             let change = Change::interest(&interest);
             let own = OwnInterest { wants: interest, inbox: inbox.clone(), leaving: false };
             state.own.interests.insert(inbox.id, own);
-            state.peers.values().for_each(|remote| inbox.expect(remote.link.number));
+            state.peers.values().for_each(|remote| inbox.expect(&remote.link));
             Ok(state.announce(change))
         })?;
         // Made before the wait: dropping this future withdraws the interest.
-        let arrivals = Arrivals { mesh: self.clone(), inbox };
+        let arrivals =
+            Arrivals { mesh: self.clone(), inbox, items: VecDeque::new(), drained: None };
         announced.all().await;
         Ok(Box::pin(arrivals))
     }
@@ -237,8 +408,12 @@ impl Mesh {
         Ok(())
     }
 
-    /// An event came in, for these interests of ours.
-    pub(crate) fn arrived(
+    fn inbox(&self, interest: u64) -> Option<Arc<Inbox>> {
+        self.look(|state| Some(state.own.interests.get(&interest)?.inbox.clone()))
+    }
+
+    /// An event came in, for several interests of ours.
+    fn arrived(
         &self,
         link: &Arc<Link>,
         interests: &[u64],
@@ -251,7 +426,7 @@ impl Mesh {
             interests.iter().filter_map(|id| Some(own.get(id)?.inbox.clone())).collect()
         });
         for inbox in inboxes {
-            inbox.push(link, charge(size), envelope.clone())?;
+            inbox.push(link, std::iter::once((charge(size), envelope.clone())))?;
         }
         Ok(())
     }

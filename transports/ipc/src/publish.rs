@@ -192,10 +192,15 @@ impl Mesh {
             for target in &plan.targets {
                 // A plan is forgotten with the link and the interests it was made of.
                 let Some(remote) = state.peers.get(&target.link.peer) else { continue };
-                let lane_is_full = target.link.has_no_room();
+                if target.link.is_congested() {
+                    let by = target.interests.iter().find_map(|id| {
+                        remote.party(&remote.interests.get(id)?.wants, route.to.as_ref())
+                    });
+                    return Err(TransportError::Full { by });
+                }
                 for id in &target.interests {
                     let Some(interest) = remote.interests.get(id) else { continue };
-                    if lane_is_full || !interest.has_room() {
+                    if !interest.has_room() {
                         let by = remote.party(&interest.wants, route.to.as_ref());
                         return Err(TransportError::Full { by });
                     }
@@ -279,8 +284,7 @@ impl State {
         plan.targets.iter().find_map(|target| {
             let remote = self.peers.get(&target.link.peer)?;
             let mut interests = target.interests.iter().filter_map(|id| remote.interests.get(id));
-            let lane_is_full = target.link.has_no_room();
-            let full = interests.find(|interest| lane_is_full || !interest.has_room());
+            let full = interests.find(|interest| !interest.has_room());
             full.and_then(|it| remote.party(&it.wants, route.to.as_ref()))
         })
     }

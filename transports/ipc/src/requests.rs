@@ -213,7 +213,7 @@ impl Mesh {
                 Err(_) => return Err(timed_out(Some(choice.party))),
             };
             let lane_has_room = self.until(|state| {
-                state.peers.get(&choice.peer).is_none_or(|remote| !remote.link.has_no_room())
+                state.peers.get(&choice.peer).is_none_or(|remote| !remote.link.is_congested())
             });
             if timeout_at(until, lane_has_room).await.is_err() {
                 return Err(timed_out(Some(choice.party)));

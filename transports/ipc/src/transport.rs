@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use busway_transport::{
-    Asks, Capabilities, Capability, Changes, ContentType, DeadLetter, Deliveries, GroupDeliveries,
-    GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer, PlainInterest, Reply,
-    ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
+    Asks, Capabilities, Capability, Changes, Common, ContentType, DeadLetter, Deliveries, Express,
+    GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer, PlainInterest,
+    Reply, ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
 };
 use tokio::task::AbortHandle;
 use tokio::time::timeout_at;
 
+use crate::express::IpcExpress;
 use crate::folder::{Folder, Socket};
 use crate::mesh::{Mesh, Phase};
 use crate::publish::IpcPermit;
@@ -124,6 +125,10 @@ impl Transport for IpcTransport {
 
     fn responders(&self, route: &Route) -> Interest {
         self.mesh.responders(route)
+    }
+
+    fn express(&self, common: Common) -> Option<Arc<dyn Express>> {
+        Some(Arc::new(IpcExpress::new(self.mesh.clone(), &common)))
     }
 
     fn try_reserve(&self, route: &Route) -> Result<IpcPermit, TransportError> {

@@ -7,9 +7,10 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use busway_transport::{
-    Asks, Capabilities, Capability, Changes, ConnectOptions, ContentType, DeadLetter, Deliveries,
-    GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer, PeerId,
-    PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
+    Asks, Capabilities, Capability, Changes, Common, ConnectOptions, ContentType, DeadLetter,
+    Deliveries, Express, GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest,
+    Peer, PeerId, PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport,
+    TransportError,
 };
 
 use crate::groups::{Work, keep_time};
@@ -121,6 +122,11 @@ impl Transport for MemoryTransport {
     fn responders(&self, route: &Route) -> Interest {
         let found = self.hub.with(|state| state.responders.values().any(|r| answers(r, route)));
         if found { Interest::Yes } else { Interest::No }
+    }
+
+    /// What stays in the process is not encoded.
+    fn express(&self, _: Common) -> Option<Arc<dyn Express>> {
+        None
     }
 
     fn try_reserve(&self, route: &Route) -> Result<MemoryPermit, TransportError> {

@@ -1,6 +1,7 @@
 //! How plain events arrive at a bus.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_core::stream::BoxStream;
 
@@ -23,6 +24,41 @@ pub struct PlainInterest {
     pub endpoints: BTreeSet<Name>,
     /// How many events may wait in the transport on the receiving side.
     pub capacity: usize,
+    /// Takes events where they arrive, where the transport can do that.
+    pub sink: Option<SinkHandle>,
+}
+
+/// Where the events of a plain interest go while none of them waits: a transport that has one in
+/// its hands gives it here, without a queue and another task in between.
+///
+/// It may do so only while the interest's [`Deliveries`] hold nothing and wait for more, or else
+/// events of one publisher could overtake each other.
+pub trait Sink: Send + Sync + 'static {
+    /// Takes the event out, if there is room for it. If not, it goes by the deliveries, and so
+    /// does all that comes until they wait again.
+    fn try_take(&self, event: &mut Option<Envelope>);
+}
+
+/// A [`Sink`] of any kind. Clones share it.
+#[derive(Clone)]
+pub struct SinkHandle(Arc<dyn Sink>);
+
+impl SinkHandle {
+    /// Erases a sink.
+    pub fn new(sink: impl Sink) -> Self {
+        Self(Arc::new(sink))
+    }
+
+    /// See [`Sink::try_take`].
+    pub fn try_take(&self, event: &mut Option<Envelope>) {
+        self.0.try_take(event);
+    }
+}
+
+impl std::fmt::Debug for SinkHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SinkHandle")
+    }
 }
 
 impl PlainInterest {
@@ -33,7 +69,13 @@ impl PlainInterest {
         endpoints: BTreeSet<Name>,
         capacity: usize,
     ) -> Self {
-        Self { id, filter, endpoints, capacity }
+        Self { id, filter, endpoints, capacity, sink: None }
+    }
+
+    /// With somebody who takes events where they arrive.
+    pub fn with_sink(mut self, sink: impl Sink) -> Self {
+        self.sink = Some(SinkHandle::new(sink));
+        self
     }
 
     /// Whether an event with this topic and address is wanted.

@@ -8,10 +8,10 @@ use std::time::Instant;
 use futures_core::future::BoxFuture;
 
 use crate::{
-    Address, Asks, Capabilities, Changes, Commit, ConnectOptions, Connector, DeadLetter,
-    Deliveries, Envelope, GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest,
-    Peer, Permit, PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport,
-    TransportError,
+    Address, Asks, Capabilities, Changes, Commit, Common, ConnectOptions, Connector, DeadLetter,
+    Deliveries, Envelope, Express, GroupDeliveries, GroupKey, GroupSpec, Interest, Name,
+    OutgoingRequest, Peer, Permit, PlainInterest, Reply, ResponderSpec, Route, Status,
+    SubscriptionId, Transport, TransportError,
 };
 
 type Wait<'a, T> = BoxFuture<'a, Result<T, TransportError>>;
@@ -131,6 +131,8 @@ erase! {
         fn interest_changes(&self) -> Changes;
         /// See [`Transport::responders`].
         fn responders(&self, route: &Route) -> Interest;
+        /// See [`Transport::express`].
+        fn express(&self, common: Common) -> Option<Arc<dyn Express>>;
     }
     wait {
         /// See [`Transport::subscribe`].

@@ -22,6 +22,7 @@ pub mod delivery;
 pub mod envelope;
 pub mod erased;
 pub mod error;
+pub mod express;
 pub mod group;
 pub mod id;
 pub mod name;
@@ -33,10 +34,13 @@ pub mod transport;
 pub use address::Address;
 pub use capability::{Capabilities, Capability};
 pub use connector::{ConnectOptions, Connector, Registry};
-pub use delivery::{Arrival, Deliveries, Gap, GapReason, Missing, PlainInterest, SubscriptionId};
+pub use delivery::{
+    Arrival, Deliveries, Gap, GapReason, Missing, PlainInterest, Sink, SinkHandle, SubscriptionId,
+};
 pub use envelope::{ContentType, Envelope, Headers, LocalPayload, Payload, PayloadError, Source};
 pub use erased::{PermitHandle, TransportHandle};
 pub use error::{Party, TransportError};
+pub use express::{Common, Express, Plain};
 pub use group::{
     DeadLetter, DeadReason, Delivery, Failure, GroupDeliveries, GroupKey, GroupSpec, Outcome,
     Retry, Settlement,

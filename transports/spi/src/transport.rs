@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_core::future::BoxFuture;
 
 use crate::{
-    Asks, Capabilities, Changes, DeadLetter, Deliveries, Envelope, GroupDeliveries, GroupKey,
-    GroupSpec, Interest, Name, OutgoingRequest, Party, Peer, PlainInterest, Reply, ResponderSpec,
-    Status, SubscriptionId, Topic, TransportError,
+    Asks, Capabilities, Changes, Common, DeadLetter, Deliveries, Envelope, Express,
+    GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Party, Peer,
+    PlainInterest, Reply, ResponderSpec, Status, SubscriptionId, Topic, TransportError,
 };
 
 /// Where an event goes.
@@ -129,6 +130,10 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Whether anybody answers such a request, on any bus.
     fn responders(&self, route: &Route) -> Interest;
+
+    /// The short way out for one publisher's events on one topic, where there is one. The bus
+    /// keeps it as long as the publisher lives.
+    fn express(&self, common: Common) -> Option<Arc<dyn Express>>;
 
     /// Reserves room for an event without waiting.
     ///

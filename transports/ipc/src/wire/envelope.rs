@@ -4,18 +4,19 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use busway_transport::{
-    ContentType, Envelope, Headers, MessageId, Name, Payload, PayloadError, PeerId, Source, Topic,
+    ContentType, Envelope, Headers, MessageId, Name, Payload, PayloadError, Source, Topic,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::WireError;
+use super::origins::Origins;
 use super::read::Read;
 
-const SEQUENCE: u8 = 1;
+pub(super) const SEQUENCE: u8 = 1;
 const TO: u8 = 1 << 1;
-const TIME: u8 = 1 << 2;
+pub(super) const TIME: u8 = 1 << 2;
 const HEADERS: u8 = 1 << 3;
-const VERSION: u8 = 1 << 4;
+pub(super) const VERSION: u8 = 1 << 4;
 const ALL: u8 = SEQUENCE | TO | TIME | HEADERS | VERSION;
 
 /// Content types that have a number; others travel as text behind [`OTHER_TYPE`].
@@ -46,9 +47,7 @@ impl Encoded {
                 | when(envelope.version != 1, VERSION),
         );
         head.put_slice(envelope.id.as_bytes());
-        put_short(&mut head, envelope.topic.as_str());
-        put_short(&mut head, envelope.source.endpoint.as_str());
-        head.put_u64_le(envelope.source.peer.as_u64());
+        put_origin(&mut head, &envelope.topic, &envelope.source);
         if let Some(sequence) = envelope.sequence {
             head.put_u64_le(sequence);
         }
@@ -92,16 +91,13 @@ pub(super) fn encoded_payload(payload: &Payload) -> Result<(ContentType, Bytes),
 }
 
 /// Reads an envelope that takes all that is left of a frame.
-pub(super) fn read(mut from: Read) -> Result<Envelope, WireError> {
+pub(super) fn read(mut from: Read, origins: &mut Origins) -> Result<Envelope, WireError> {
     let flags = from.u8("flags")?;
     if flags & !ALL != 0 {
         return Err(WireError::Bad("set of flags"));
     }
-    let id = from.bytes(16, "id")?;
-    let id = MessageId::from_bytes(id[..].try_into().map_err(|_| WireError::Bad("id"))?);
-    let topic = from.short("topic", |text| Ok(Topic::new(text)?))?;
-    let endpoint = from.short("endpoint", |text| Ok(Name::new(text)?))?;
-    let peer = PeerId::from_u64(from.u64("source")?);
+    let id = MessageId::from_bytes(from.array("id")?);
+    let (topic, source) = origins.read(&mut from)?;
     let sequence = if flags & SEQUENCE != 0 { Some(from.u64("sequence")?) } else { None };
     let to = if flags & TO != 0 {
         Some(from.short("address", |text| Ok(Name::new(text)?))?)
@@ -118,18 +114,21 @@ pub(super) fn read(mut from: Read) -> Result<Envelope, WireError> {
         }
     }
     let content_type = read_content_type(&mut from)?;
-    let mut envelope = Envelope::new(
-        id,
-        topic,
-        Source { endpoint, peer },
-        Payload::encoded(content_type, from.rest()),
-    );
+    let payload = Payload::encoded(content_type, from.rest());
+    let mut envelope = Envelope::new(id, topic, source, payload);
     envelope.version = version;
     envelope.sequence = sequence;
     envelope.to = to;
     envelope.time = time;
     envelope.headers = headers;
     Ok(envelope)
+}
+
+/// Topic and source.
+pub(super) fn put_origin(to: &mut BytesMut, topic: &Topic, source: &Source) {
+    put_short(to, topic.as_str());
+    put_short(to, source.endpoint.as_str());
+    to.put_u64_le(source.peer.as_u64());
 }
 
 /// A text whose type keeps it below 256 bytes.

@@ -7,13 +7,14 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::control::{self, Control, Introduction, Welcome, WireKey, shorten};
 use super::envelope::{self, Encoded};
+use super::origins::Origins;
 use super::read::Read;
 use super::{MAGIC, MAX_HELLO, MAX_PAYLOAD, VERSION, WireError, max_frame};
 
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
 const CONTROL: u8 = 3;
-const EVENT: u8 = 4;
+pub(super) const EVENT: u8 = 4;
 const DELIVER: u8 = 5;
 const ASK: u8 = 6;
 const REPLY: u8 = 7;
@@ -32,7 +33,7 @@ pub(crate) enum Frame {
     Control(Control),
     /// An event, and which of the receiver's interests it is for.
     Event {
-        interests: Vec<u64>,
+        interests: Interests,
         /// Of the encoded envelope.
         size: usize,
         envelope: Envelope,
@@ -58,6 +59,35 @@ pub(crate) enum Frame {
     },
     /// An event whose last attempt was the receiver's.
     DeadLetter(DeadLetter),
+}
+
+/// Interests that an event is for: nearly always one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Interests {
+    One([u64; 1]),
+    Many(Vec<u64>),
+}
+
+impl Interests {
+    fn read(from: &mut Read) -> Result<Self, WireError> {
+        match from.u32("interests")? {
+            1 => Ok(Self::One([from.u64("interests")?])),
+            // Not reserved ahead: the count is only what the other side says.
+            count => {
+                (0..count).map(|_| from.u64("interests")).collect::<Result<_, _>>().map(Self::Many)
+            }
+        }
+    }
+}
+
+impl std::ops::Deref for Interests {
+    type Target = [u64];
+    fn deref(&self) -> &[u64] {
+        match self {
+            Self::One(one) => one,
+            Self::Many(many) => many,
+        }
+    }
 }
 
 /// How a request ended on the responder's side.
@@ -219,12 +249,13 @@ pub(crate) struct Decoder {
     /// What was read and is no whole frame yet. Read into it.
     pub(crate) buffer: BytesMut,
     limit: usize,
+    origins: Origins,
 }
 
 impl Decoder {
     /// A decoder for a link whose hello is still to come.
     pub(crate) fn new() -> Self {
-        Self { buffer: BytesMut::new(), limit: MAX_HELLO }
+        Self { buffer: BytesMut::new(), limit: MAX_HELLO, origins: Origins::default() }
     }
 
     /// The hello is done: frames may have their full size, by the payload limit of the peer. (Its
@@ -245,12 +276,12 @@ impl Decoder {
             return Ok(None);
         }
         self.buffer.advance(4);
-        decode(self.buffer.split_to(length).freeze()).map(Some)
+        decode(self.buffer.split_to(length).freeze(), &mut self.origins).map(Some)
     }
 }
 
 /// Decodes what follows a length.
-pub(crate) fn decode(bytes: Bytes) -> Result<Frame, WireError> {
+pub(crate) fn decode(bytes: Bytes, origins: &mut Origins) -> Result<Frame, WireError> {
     let mut from = Read(bytes);
     let kind = from.u8("kind").map_err(|_| WireError::Empty)?;
     Ok(match kind {
@@ -258,26 +289,24 @@ pub(crate) fn decode(bytes: Bytes) -> Result<Frame, WireError> {
         WELCOME => Frame::Welcome(introduction(from)?),
         CONTROL => Frame::Control(control::decode(&from.rest())?),
         EVENT => {
-            let count = from.u32("interests")?;
-            // Not reserved ahead: the count is only what the other side says.
-            let interests = (0..count).map(|_| from.u64("interests")).collect::<Result<_, _>>()?;
+            let interests = Interests::read(&mut from)?;
             let size = from.0.len();
-            Frame::Event { interests, size, envelope: envelope::read(from)? }
+            Frame::Event { interests, size, envelope: envelope::read(from, origins)? }
         }
         DELIVER => Frame::Deliver {
             member: from.u64("member")?,
             tag: from.u64("tag")?,
             attempt: from.u32("attempt")?,
-            envelope: envelope::read(from)?,
+            envelope: envelope::read(from, origins)?,
         },
         ASK => Frame::Ask {
             request: from.u64("request")?,
             responder: from.u64("responder")?,
             remaining_ms: from.u64("deadline")?,
-            envelope: envelope::read(from)?,
+            envelope: envelope::read(from, origins)?,
         },
         REPLY => Frame::Reply { request: from.u64("request")?, answer: answer(from)? },
-        DEAD_LETTER => Frame::DeadLetter(dead_letter(from)?),
+        DEAD_LETTER => Frame::DeadLetter(dead_letter(from, origins)?),
         other => return Err(WireError::UnknownKind(other)),
     })
 }
@@ -317,7 +346,7 @@ fn answer(mut from: Read) -> Result<Answer, WireError> {
     })
 }
 
-fn dead_letter(mut from: Read) -> Result<DeadLetter, WireError> {
+fn dead_letter(mut from: Read, origins: &mut Origins) -> Result<DeadLetter, WireError> {
     let length = from.u32("group")? as usize;
     let key: WireKey = control::decode(&from.bytes(length, "group")?)?;
     let group = GroupKey::try_from(&key)?;
@@ -325,7 +354,7 @@ fn dead_letter(mut from: Read) -> Result<DeadLetter, WireError> {
     let at = envelope::read_time(&mut from)?;
     let reason = from.long("reason")?;
     let failure = control::failure(&reason, from.long("text")?)?;
-    let mut letter = DeadLetter::new(group, envelope::read(from)?, attempts, failure);
+    let mut letter = DeadLetter::new(group, envelope::read(from, origins)?, attempts, failure);
     letter.at = at;
     Ok(letter)
 }

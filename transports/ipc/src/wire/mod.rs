@@ -7,7 +7,9 @@
 
 pub(crate) mod control;
 pub(crate) mod envelope;
+pub(crate) mod event;
 pub(crate) mod frame;
+mod origins;
 mod read;
 
 #[cfg(test)]

@@ -28,6 +28,13 @@ impl Read {
         self.0.try_get_u64_le().map_err(|_| WireError::Truncated(what))
     }
 
+    /// So many bytes as they are.
+    pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
+        let array = *self.0.first_chunk().ok_or(WireError::Truncated(what))?;
+        self.0.advance(N);
+        Ok(array)
+    }
+
     /// A part of the body, without copying it.
     pub(super) fn bytes(&mut self, length: usize, what: &'static str) -> Result<Bytes> {
         if self.0.remaining() < length {

@@ -1,16 +1,18 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use busway_transport::{
-    ContentType, DeadLetter, DeadReason, Envelope, Failure, FailureKind, GroupKey, GroupSpec,
-    Headers, MessageId, Name, Outcome, Payload, PeerId, PlainInterest, Reply, Retry, Source,
-    SubscriptionId, Topic, TopicFilter,
+    Common, ContentType, DeadLetter, DeadReason, Envelope, Failure, FailureKind, GroupKey,
+    GroupSpec, Headers, MessageId, Name, Outcome, Payload, PeerId, PlainInterest, Reply, Retry,
+    Source, SubscriptionId, Topic, TopicFilter,
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::control::{Introduction, Welcome, WireGroup};
 use super::envelope::Encoded;
+use super::event::{Event, EventFrames};
 use super::frame::decode;
+use super::origins::Origins;
 use super::*;
 
 fn join(out: &Out) -> BytesMut {
@@ -198,9 +200,46 @@ proptest! {
     ) {
         let out = Out::event(&ids, &Encoded::new(&envelope).unwrap());
         let Frame::Event { interests, size, envelope: back } = through(&out, cut) else { panic!() };
-        assert_eq!(interests, ids);
+        assert_eq!(&interests[..], ids);
         assert_eq!(size, Encoded::new(&envelope).unwrap().len());
         same(&back, &envelope);
+    }
+
+    #[test]
+    fn frames_that_are_put_together_once_are_those_of_envelopes(
+        mut envelope in envelope(),
+        ids in proptest::collection::vec(any::<u64>(), 0..5),
+        sequence in any::<u64>(),
+        time in (0..1u64 << 40, 0..1_000_000_000u32),
+    ) {
+        envelope.sequence = Some(sequence);
+        let time = UNIX_EPOCH + Duration::new(time.0, time.1);
+        envelope.time = Some(time);
+        envelope.to = None;
+        envelope.headers = Headers::new();
+        let Payload::Encoded { content_type, bytes } = envelope.payload.clone() else { panic!() };
+        let source = envelope.source.clone();
+        let common = Common::new(envelope.topic.clone(), envelope.version, source, content_type);
+        let mut frame = BytesMut::new();
+        let event = Event { id: envelope.id, sequence, time, length: bytes.len() };
+        EventFrames::of(&common).put(&mut frame, &ids, event);
+        frame.put_slice(&bytes);
+        assert_eq!(frame, join(&Out::event(&ids, &Encoded::new(&envelope).unwrap())));
+    }
+
+    #[test]
+    fn what_came_before_changes_nothing(
+        envelopes in proptest::collection::vec(envelope(), 1..40),
+        again in proptest::collection::vec(any::<prop::sample::Index>(), 40),
+    ) {
+        let mut decoder = Decoder::new();
+        decoder.trust(MAX_PAYLOAD);
+        for envelope in again.iter().map(|again| again.get(&envelopes)) {
+            let out = Out::event(&[1], &Encoded::new(envelope).unwrap());
+            decoder.buffer.put_slice(&join(&out));
+            let Some(Frame::Event { envelope: back, .. }) = decoder.next().unwrap() else { panic!() };
+            same(&back, envelope);
+        }
     }
 
     #[test]
@@ -268,7 +307,7 @@ proptest! {
 
     #[test]
     fn garbage_is_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let _ = decode(Bytes::from(bytes.clone()));
+        let _ = decode(Bytes::from(bytes.clone()), &mut Origins::default());
         let mut decoder = Decoder::new();
         decoder.buffer.put_slice(&bytes);
         while let Ok(Some(_)) = decoder.next() {}
@@ -277,7 +316,7 @@ proptest! {
         for kind in 0..=10 {
             let mut body = BytesMut::from(&[kind][..]);
             body.put_slice(&bytes);
-            let _ = decode(body.freeze());
+            let _ = decode(body.freeze(), &mut Origins::default());
         }
     }
 
@@ -292,9 +331,9 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        let _ = decode(bytes.clone().freeze());
         let cut = cut.index(bytes.len());
-        let _ = decode(bytes.split_to(cut).freeze());
+        let _ = decode(bytes.clone().freeze(), &mut Origins::default());
+        let _ = decode(bytes.split_to(cut).freeze(), &mut Origins::default());
     }
 
     /// What is right before the wound still comes out, whatever the pieces; and then it ends.
@@ -345,7 +384,7 @@ fn fuzz() {
                 let at = at.index(bytes.len());
                 bytes[at] = byte;
             }
-            let _ = decode(bytes.freeze());
+            let _ = decode(bytes.freeze(), &mut Origins::default());
             Ok(())
         },
     );
@@ -388,10 +427,13 @@ fn hellos_of_others_are_told_apart() {
 
     let mut newer = join(&Out::hello(&me)).split_off(4);
     newer[5] = 2;
-    assert_eq!(decode(newer.freeze()).unwrap_err(), WireError::Version { found: 2 });
+    assert_eq!(
+        decode(newer.freeze(), &mut Origins::default()).unwrap_err(),
+        WireError::Version { found: 2 }
+    );
     let mut other = join(&Out::hello(&me)).split_off(4);
     other[1] = b'X';
-    assert_eq!(decode(other.freeze()).unwrap_err(), WireError::Magic);
+    assert_eq!(decode(other.freeze(), &mut Origins::default()).unwrap_err(), WireError::Magic);
 }
 
 #[test]

@@ -1,0 +1,161 @@
+//! busway itself, through its public API.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use busway::{Ask, Bus, Endpoint, Event, EventStream, Refused, Request};
+use busway_benches::on_runtime;
+
+use crate::ask::Asker;
+use crate::oneway::{self, CAPACITY, Shape, number_of, subscribe};
+use crate::process::{self, Part};
+
+pub(crate) const STREAM: &str = "busway-stream";
+pub(crate) const ECHO: &str = "busway-echo";
+pub(crate) const ANSWER: &str = "busway-answer";
+
+/// What travels, as everybody else's payload does.
+#[derive(Event, Serialize, Deserialize)]
+#[event("bench.item")]
+struct Item {
+    payload: Bytes,
+}
+
+/// The same, on its way back.
+#[derive(Event, Serialize, Deserialize)]
+#[event("bench.echo")]
+struct Echo {
+    payload: Bytes,
+}
+
+#[derive(Request, Serialize, Deserialize)]
+#[request("bench.question", response = Bytes)]
+struct Question {
+    payload: Bytes,
+}
+
+/// A bus, and an endpoint on it.
+pub(crate) async fn open(folder: &Path) -> (Bus, Endpoint) {
+    let address = process::address(folder);
+    let bus = Bus::builder().transport(&address).without_configuration().capacity(CAPACITY);
+    let bus = bus.open().await.expect("a bus");
+    let endpoint = bus.endpoint("bench").expect("a right name");
+    (bus, endpoint)
+}
+
+/// A subscription that gets nothing.
+pub(crate) async fn subscribe_idly(endpoint: &Endpoint) -> impl Sized + use<> {
+    endpoint.stream::<Item>().await.expect("subscribed")
+}
+
+pub(crate) struct Publisher {
+    publisher: busway::Publisher<Item>,
+    bus: Bus,
+}
+
+impl oneway::Publisher for Publisher {
+    const SUBSCRIBER: &'static str = STREAM;
+
+    async fn open(folder: &Path, _: Shape) -> Self {
+        let (bus, endpoint) = open(folder).await;
+        Self { publisher: endpoint.publisher(), bus }
+    }
+
+    async fn meet(&mut self, subscribers: usize) {
+        assert_eq!(self.bus.peers().len(), subscribers);
+    }
+
+    async fn publish(&mut self, payload: Bytes) {
+        self.publisher.publish(Item { payload }).await.expect("published");
+    }
+}
+
+struct Stream {
+    events: EventStream<Item>,
+    _bus: Bus,
+}
+
+impl oneway::Subscriber for Stream {
+    async fn open(folder: &Path) -> Self {
+        let (bus, endpoint) = open(folder).await;
+        Self { events: endpoint.stream::<Item>().await.expect("subscribed"), _bus: bus }
+    }
+
+    async fn next(&mut self) -> u64 {
+        number_of(&self.events.next().await.expect("open").expect("no gap").payload)
+    }
+}
+
+pub(crate) fn stream(part: Part) {
+    subscribe::<Stream>(part);
+}
+
+/// One event there, and one back.
+pub(crate) struct Events {
+    there: busway::Publisher<Item>,
+    back: EventStream<Echo>,
+    _bus: Bus,
+}
+
+impl Asker for Events {
+    const ANSWERER: &'static str = ECHO;
+
+    async fn open(folder: &Path) -> Self {
+        let (bus, endpoint) = open(folder).await;
+        let back = endpoint.stream::<Echo>().await.expect("subscribed");
+        Self { there: endpoint.publisher(), back, _bus: bus }
+    }
+
+    async fn meet(&mut self) {}
+
+    async fn ask(&mut self, payload: Bytes) -> u64 {
+        self.there.publish(Item { payload }).await.expect("published");
+        number_of(&self.back.next().await.expect("open").expect("no gap").payload)
+    }
+}
+
+pub(crate) fn echo(part: Part) {
+    on_runtime(async move {
+        let (_bus, endpoint) = open(&part.folder).await;
+        let mut there = endpoint.stream::<Item>().await.expect("subscribed");
+        let back = endpoint.publisher::<Echo>();
+        part.is_ready();
+        while let Some(item) = there.next().await {
+            let payload = item.expect("no gap").payload.clone();
+            back.publish(Echo { payload }).await.expect("published");
+        }
+    });
+}
+
+pub(crate) struct Requests {
+    endpoint: Endpoint,
+    _bus: Bus,
+}
+
+impl Asker for Requests {
+    const ANSWERER: &'static str = ANSWER;
+
+    async fn open(folder: &Path) -> Self {
+        let (bus, endpoint) = open(folder).await;
+        Self { endpoint, _bus: bus }
+    }
+
+    async fn meet(&mut self) {}
+
+    async fn ask(&mut self, payload: Bytes) -> u64 {
+        number_of(&self.endpoint.request(Question { payload }).await.expect("answered"))
+    }
+}
+
+pub(crate) fn answer(part: Part) {
+    on_runtime(async move {
+        let (_bus, endpoint) = open(&part.folder).await;
+        let answer = |ask: Ask<Question>| async move { Ok::<_, Refused>(ask.payload.clone()) };
+        // What it gives is dropped: the responder stays registered.
+        endpoint.respond::<Question>().with(answer).await.expect("registered");
+        part.is_ready();
+        std::future::pending::<()>().await;
+    });
+}

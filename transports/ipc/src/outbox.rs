@@ -1,0 +1,162 @@
+//! What waits in a link's data lane: bytes, joined as they come, so that one write takes all that
+//! waits. Large payloads stand between them as they are.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::wire::Out;
+
+/// How much is joined; more begins anew, so that a control frame never waits for longer than one
+/// such piece takes.
+const JOINED: usize = 128 << 10;
+/// A payload from this size on is shared by the links that it goes to, and written as it is.
+pub(crate) const LARGE: usize = 256 << 10;
+/// From so many bytes on publishers wait: more in line makes nothing faster, and leaves the
+/// processor's caches.
+const CONGESTED: usize = 512 << 10;
+/// How much memory is kept for what comes.
+const SPARE: usize = CONGESTED / JOINED;
+
+/// The frames of a data lane.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// Complete pieces, first in line.
+    pieces: VecDeque<Piece>,
+    /// What comes behind them, and still grows.
+    joined: BytesMut,
+    /// How many bytes all of it has.
+    length: usize,
+    /// Memory of pieces that were written.
+    spare: Vec<BytesMut>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Joined(BytesMut),
+    Shared(Bytes),
+}
+
+impl Outbox {
+    /// Puts a frame behind what is there.
+    pub(crate) fn push(&mut self, out: &Out) {
+        self.put(|joined| {
+            joined.extend_from_slice(&out.head);
+            joined.extend_from_slice(&out.shared);
+            if out.payload.len() < LARGE {
+                joined.extend_from_slice(&out.payload);
+            }
+        });
+        if out.payload.len() >= LARGE {
+            self.share(&out.payload);
+        }
+    }
+
+    /// Puts a frame, or its beginning, behind what is there.
+    pub(crate) fn put(&mut self, put: impl FnOnce(&mut BytesMut)) {
+        let before = self.joined.len();
+        put(&mut self.joined);
+        self.length += self.joined.len() - before;
+        if self.joined.len() >= JOINED {
+            self.cut();
+        }
+    }
+
+    /// Puts the end of a frame, which is not copied.
+    pub(crate) fn share(&mut self, payload: &Bytes) {
+        self.cut();
+        self.length += payload.len();
+        self.pieces.push_back(Piece::Shared(payload.clone()));
+    }
+
+    fn cut(&mut self) {
+        if !self.joined.is_empty() {
+            let next = self.spare.pop().unwrap_or_default();
+            let joined = std::mem::replace(&mut self.joined, next);
+            self.pieces.push_back(Piece::Joined(joined));
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    pub(crate) fn is_congested(&self) -> bool {
+        self.length >= CONGESTED
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Takes what is to be written next: what was joined into `joined`, which is empty and whose
+    /// memory is used for what comes; what is shared as it is. With nothing left it lets go of
+    /// what a burst has left it.
+    pub(crate) fn take(&mut self, joined: &mut BytesMut) -> Option<Bytes> {
+        let piece = match self.pieces.pop_front() {
+            Some(Piece::Shared(shared)) => Some(shared),
+            Some(Piece::Joined(piece)) => {
+                self.keep(std::mem::replace(joined, piece));
+                None
+            }
+            None if self.joined.is_empty() => {
+                self.spare = Vec::new();
+                None
+            }
+            None => {
+                std::mem::swap(&mut self.joined, joined);
+                None
+            }
+        };
+        self.length -= piece.as_ref().map_or(joined.len(), Bytes::len);
+        piece
+    }
+
+    fn keep(&mut self, memory: BytesMut) {
+        if self.spare.len() < SPARE && memory.capacity() <= JOINED + LARGE {
+            self.spare.push(memory);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn out(payload: Bytes) -> Out {
+        Out { head: Bytes::from_static(b"h"), shared: Bytes::from_static(b"s"), payload }
+    }
+
+    fn drain(outbox: &mut Outbox) -> Vec<Vec<u8>> {
+        let mut all = Vec::new();
+        while !outbox.is_empty() {
+            let mut joined = BytesMut::new();
+            let piece = outbox.take(&mut joined);
+            all.push(piece.map_or_else(|| joined.to_vec(), |piece| piece.to_vec()));
+        }
+        all
+    }
+
+    #[test]
+    fn small_frames_are_joined_and_large_payloads_stand_between_them() {
+        let mut outbox = Outbox::default();
+        let large = Bytes::from(vec![7; LARGE]);
+        assert!(outbox.is_empty());
+        for payload in [Bytes::from_static(b"1"), large.clone(), Bytes::from_static(b"2")] {
+            outbox.push(&out(payload));
+        }
+        let expected = [b"hs1hs".to_vec(), large.to_vec(), b"hs2".to_vec()];
+        assert_eq!(drain(&mut outbox), expected);
+    }
+
+    #[test]
+    fn pieces_are_bounded() {
+        let mut outbox = Outbox::default();
+        let payload = Bytes::from(vec![7; LARGE - 1]);
+        (0..20).for_each(|_| outbox.push(&out(payload.clone())));
+        assert!(outbox.is_congested());
+        let all = drain(&mut outbox);
+        assert!(all.iter().all(|piece| piece.len() < JOINED + LARGE + 2));
+        assert_eq!(all.iter().map(Vec::len).sum::<usize>(), 20 * (LARGE + 1));
+    }
+}

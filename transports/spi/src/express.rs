@@ -1,0 +1,65 @@
+//! The short way out: events that one publisher publishes on one topic, for everyone, and that have
+//! nothing else about them. What they have in common is said once, and no room is reserved
+//! beforehand: each is handed over whole, at once, or not at all.
+
+use std::time::SystemTime;
+
+use bytes::BytesMut;
+
+use crate::{ContentType, MessageId, Source, Topic};
+
+/// What all events of one [`Express`] have in common.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Common {
+    /// Their topic.
+    pub topic: Topic,
+    /// The version of their contract.
+    pub version: u32,
+    /// Who publishes them.
+    pub source: Source,
+    /// What their bytes are.
+    pub content_type: ContentType,
+}
+
+impl Common {
+    /// What events have in common.
+    pub fn new(topic: Topic, version: u32, source: Source, content_type: ContentType) -> Self {
+        Self { topic, version, source, content_type }
+    }
+}
+
+/// One event of those that go the short way.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Plain<'a> {
+    /// Its id.
+    pub id: MessageId,
+    /// When it was published.
+    pub time: SystemTime,
+    /// The event. Whoever takes it over may take the bytes out; else they stay.
+    pub payload: &'a mut BytesMut,
+}
+
+impl<'a> Plain<'a> {
+    /// An event.
+    pub fn new(id: MessageId, time: SystemTime, payload: &'a mut BytesMut) -> Self {
+        Self { id, time, payload }
+    }
+}
+
+/// The short way of one publisher on one topic; see [`Transport::express`].
+///
+/// [`Transport::express`]: crate::Transport::express
+pub trait Express: Send + Sync + 'static {
+    /// Whether it is worth encoding an event: somebody takes it, and it can go this way.
+    fn is_open(&self) -> bool;
+
+    /// Hands an event over to all who take it, as a permit's [`commit`](crate::Permit::commit)
+    /// would, and gives how many subscriptions and groups that are. `sequence` is called once, when
+    /// nothing can come in between any more.
+    ///
+    /// `None` when it cannot be done at once, or not this way: then nobody got it, `sequence` was
+    /// not called, and the event goes by [`reserve`](crate::Transport::reserve).
+    fn try_send(&self, event: Plain<'_>, sequence: &mut dyn FnMut() -> u64) -> Option<usize>;
+}
