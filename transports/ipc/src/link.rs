@@ -264,7 +264,8 @@ async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decod
                     Ok(()) => break,
                     Err(error) => Err(error),
                 },
-                Err(error) => Err(error),
+                // What came before it is good.
+                Err(error) => handful.deliver(mesh, link).and(Err(error)),
             };
             match flow {
                 Ok(Flow::On) => {}
