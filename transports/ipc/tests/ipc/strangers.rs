@@ -137,7 +137,7 @@ async fn a_dead_letter_that_its_member_does_not_take_stays_with_the_publisher() 
         let zero = Duration::ZERO;
         let minute = Duration::from_secs(60);
         let names = ("billing", "invoicing", "job");
-        let spec = (names, 1u64, 10u64, minute, 1u32, zero, zero, false);
+        let spec = (names, 1u64, 10u64, minute, 1u32, zero, zero, false, None::<u16>);
         send_control(&mut member, (0u32, 1u64, vec![(4u32, 8u64, spec)])).await;
         one.notes.until(|_| one.transport.interest(&route("job")) == Interest::Yes).await;
         one.publish("job", "x").await;
