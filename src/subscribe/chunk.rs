@@ -65,15 +65,10 @@ impl<E: Event> Reader<E> {
         if is_ours { count } else { 0 }
     }
 
-    /// The event so many places ahead, if it is one of ours.
+    /// What stands so many places ahead; nothing where a publisher gave up.
     #[inline]
-    fn lend(&self, at: u64) -> Option<Lent<'_, E>> {
-        let parcel = self.registration.ring.as_ref()?.get(at)?;
-        Some(Lent(Source::Ring(parcel, parcel::peek(parcel)?)))
-    }
-
-    fn is_empty(&self, at: u64) -> bool {
-        self.registration.ring.as_ref().is_none_or(|ring| ring.get(at).is_none())
+    fn at(&self, ahead: u64) -> Option<&Arc<dyn Parcel>> {
+        self.registration.ring.as_ref()?.get(ahead)
     }
 }
 
@@ -102,14 +97,17 @@ impl<E: Event> Chunk<'_, E> {
                 return Some(Lent(Source::Message(message)));
             }
         };
-        // Places whose publisher gave up are passed over.
-        while self.taken < count && self.reader.is_empty(self.taken) {
+        while self.taken < count {
+            // Places whose publisher gave up are passed over.
+            if let Some(parcel) = self.reader.at(self.taken) {
+                let event = parcel::peek(parcel)?;
+                self.taken += 1;
+                self.handled += 1;
+                return Some(Lent(Source::Ring(parcel, event)));
+            }
             self.taken += 1;
         }
-        let lent = (self.taken < count).then(|| self.reader.lend(self.taken))??;
-        self.taken += 1;
-        self.handled += 1;
-        Some(lent)
+        None
     }
 
     /// How many events it has left, at most.

@@ -43,7 +43,10 @@ impl Registration {
     ) -> Result<Self, SubscribeError> {
         let topic = filter.to_string();
         bus.check_not_closing(|| SubscribeError::Closed { topic: topic.clone() })?;
-        let ring = bus.router.add(&filter, &queue);
+        let mut ring = bus.router.add(&filter, &queue);
+        if let Some(ring) = ring.as_mut().filter(|_| !queue.handled) {
+            ring.go_by_steps();
+        }
         let this = Self { bus: Arc::downgrade(bus), filter, queue, ring, capacity, shared };
         if shared {
             let attach = bus.intakes.attach(&this.filter, &this.queue, capacity);
@@ -163,10 +166,12 @@ impl<K: Kind> Reader<K> {
         };
         // In this order: what was put into the queue before the ring's next event was published is
         // seen once that event is.
-        if ring.ready(1) == 0 || queue.first_at() <= ring.cursor() {
+        let position = ring.cursor();
+        let parcel = ring.peek()??;
+        if queue.first_at() <= position {
             return None;
         }
-        let message = K::take(Carried(ring.get(0)?))?;
+        let message = K::take(Carried(parcel))?;
         queue.is_busy();
         ring.advance(1);
         self.steps = self.steps.wrapping_add(1);
@@ -222,11 +227,12 @@ impl<K: Kind> Reader<K> {
         };
         // In this order: what was put into the queue before the ring's next event was published is
         // seen once that event is.
-        if ring.ready(1) == 0 || queue.first_at() <= ring.cursor() {
+        let position = ring.cursor();
+        let Some(there) = ring.peek().filter(|_| queue.first_at() > position) else {
             return self.poll_both(context);
-        }
+        };
         queue.is_busy();
-        let next = match ring.get(0) {
+        let next = match there {
             Some(parcel) => Next::Event(open(parcel, 1, from, not_from, &self.options)),
             None => {
                 ring.count_empty(1);

@@ -338,11 +338,10 @@ impl<T: Content, K: Clone> Claim<'_, T, K> {
     pub(crate) fn write(&mut self, make: impl FnOnce(Option<T>) -> T) {
         let position = self.left.start;
         assert!(!self.left.is_empty(), "no more was claimed");
-        // SAFETY: claimed by `try_claim`, and completed only below or by our `Drop`. The claim was
+        // SAFETY: claimed by `try_claim`, and written only here or by our `Drop`. The claim was
         // allowed only after every cursor had passed the slot's last lap.
-        unsafe { self.ring.slots.replace(position, |old| Some(make(old))) };
+        unsafe { self.ring.slots.write(position, |old| Some(make(old))) };
         self.left.start += 1;
-        self.ring.slots.complete(position);
     }
 }
 
@@ -374,13 +373,12 @@ impl<T: Content, K: Clone> Claim<'_, T, K> {
         for position in self.left.clone() {
             // SAFETY: as in `write`.
             unsafe {
-                self.ring.slots.replace(position, |old| {
+                self.ring.slots.write(position, |old| {
                     last.extend(old);
                     None
                 });
             }
             self.left.start += 1;
-            self.ring.slots.complete(position);
         }
         last
     }

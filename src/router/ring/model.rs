@@ -486,6 +486,25 @@ impl Wake for Restless {
     }
 }
 
+#[test]
+fn who_goes_by_steps_wakes_publishers_by_steps() {
+    let ring = Arc::new(Ring::new(128));
+    let mut reader = ring.subscribe(128, ());
+    reader.go_by_steps();
+    let bell = Arc::new(Bell::default());
+    let waker = Waker::from(bell.clone());
+    for _ in 0..3 {
+        (0..ring.free()).for_each(|number| publish(&ring, number));
+        let mut room = Box::pin(ring.room());
+        assert!(room.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        for rings in [false, true] {
+            assert_eq!(reader.ready(1), 1);
+            reader.advance(1);
+            assert_eq!(bell.rang(), rings, "a step is two of them");
+        }
+    }
+}
+
 /// Many read and go back to sleep while the others are still being woken: each wakes once.
 #[test]
 fn all_wake_once_while_some_go_back_to_sleep() {

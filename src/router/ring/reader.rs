@@ -11,6 +11,9 @@ use super::{Content, Head, Ring, Vacating};
 /// caller looks again. Loom would try every number of looks.)
 const SPINS: usize = if cfg!(all(test, busway_loom)) { 0 } else { 64 };
 
+/// This part of its capacity is a step of a reader that goes [by steps](Reader::go_by_steps).
+const STEPS: u64 = 64;
+
 /// What everyone may know of a reader.
 pub(crate) struct Desk<K> {
     /// Everything before it has been read.
@@ -48,6 +51,10 @@ pub(crate) struct Reader<T: Content, K: Clone> {
     cursor: u64,
     /// Everything before it is known to be written, and for this reader.
     ready: u64,
+    /// The cursor, when publishers that wait were last looked for.
+    looked: u64,
+    /// So far the cursor may move before they are looked for again.
+    step: u64,
     left: bool,
 }
 
@@ -70,7 +77,15 @@ impl<T: Content, K: Clone> Ring<T, K> {
         state.open += 1;
         self.signs.readers.store(state.open, Ordering::Release);
         drop(state);
-        Reader { ring: self.clone(), desk, cursor, ready: cursor, left: false }
+        Reader {
+            ring: self.clone(),
+            desk,
+            cursor,
+            ready: cursor,
+            looked: cursor,
+            step: 1,
+            left: false,
+        }
     }
 
     /// Lets a reader end after what is claimed by now: it counts no more as one, and nothing new
@@ -113,6 +128,13 @@ impl<T: Content, K: Clone> Reader<T, K> {
         &self.desk
     }
 
+    /// From now on publishers that wait for its room are not looked for with each value, which is
+    /// the dearest part of reading it, but with each sixty-fourth of its capacity. (Nobody waits for
+    /// the room of who has read everything.)
+    pub(crate) fn go_by_steps(&mut self) {
+        self.step = (self.desk.capacity / STEPS).max(1);
+    }
+
     /// The position it reads next.
     #[inline]
     pub(crate) fn cursor(&self) -> u64 {
@@ -127,8 +149,13 @@ impl<T: Content, K: Clone> Reader<T, K> {
     /// How many positions can be read, of `most`. (They may be empty.)
     #[inline]
     pub(crate) fn ready(&mut self, most: u64) -> u64 {
-        while self.ready - self.cursor < most && self.can_read(self.ready) {
-            self.ready += 1;
+        let mut ready = self.ready;
+        while ready - self.cursor < most && self.ring.slots.is_written(ready) {
+            ready += 1;
+        }
+        if ready > self.ready && !self.left {
+            // In this order, as in `can_read`.
+            self.ready = ready.min(self.desk.end()).max(self.ready);
         }
         // It may know of more, from an earlier look.
         most.min(self.ready - self.cursor)
@@ -152,17 +179,41 @@ impl<T: Content, K: Clone> Reader<T, K> {
         unsafe { self.ring.slots.get(position) }
     }
 
+    /// As [`ready`](Self::ready) and [`get`](Self::get) for the next position.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Option<Option<&T>> {
+        let position = self.cursor;
+        // SAFETY: as in `get`.
+        let value = unsafe { self.ring.slots.look(position) }?;
+        // In this order, as in `can_read`.
+        if position >= self.desk.end() || self.left {
+            return None;
+        }
+        self.ready = self.ready.max(position + 1);
+        Some(value)
+    }
+
     /// Passes over positions that are [`ready`](Self::ready). Publishers that wait for their room
-    /// wake up.
+    /// wake up, at the latest when a step is full.
     #[inline]
     pub(crate) fn advance(&mut self, count: u64) {
         assert!(count <= self.ready - self.cursor, "not read yet");
-        let room = self.cursor + self.desk.capacity;
         self.cursor += count;
+        if self.cursor - self.looked < self.step {
+            self.desk.cursor.store(self.cursor, Ordering::Release);
+        } else {
+            self.look_for_waiting();
+        }
+    }
+
+    #[inline(never)]
+    fn look_for_waiting(&mut self) {
+        let room = self.cursor + self.desk.capacity;
+        let before = std::mem::replace(&mut self.looked, self.cursor) + self.desk.capacity;
         announce(&self.desk.cursor, self.cursor);
         let gate = look(&self.ring.signs.gate);
         // Only who crosses the gate opens it: the others would do so for nothing.
-        if room < gate && gate <= room + count {
+        if before < gate && gate <= room {
             self.ring.open_gate();
         }
     }

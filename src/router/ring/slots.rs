@@ -61,14 +61,14 @@ impl<T> Slots<T> {
         slot.is_some_and(|slot| slot.written.load(Ordering::Acquire) == position + 1)
     }
 
-    /// Puts what `make` makes of the slot's old content there. Readers see it when
-    /// [`complete`](Self::complete) is called. If `make` panics the slot is empty.
+    /// Puts what `make` makes of the slot's old content there, and lets readers see it. If `make`
+    /// panics the slot is empty, and they do not.
     ///
     /// # Safety
-    /// The caller has claimed the position after `is_free` held for it, has not completed it, and
+    /// The caller has claimed the position after `is_free` held for it, has not written it, and
     /// nobody looks at the position one lap before any more.
     #[inline]
-    pub(super) unsafe fn replace(&self, position: u64, make: impl FnOnce(Option<T>) -> Option<T>) {
+    pub(super) unsafe fn write(&self, position: u64, make: impl FnOnce(Option<T>) -> Option<T>) {
         let slot = self.slot(position).expect("made before the claim");
         slot.value.with_mut(|value| {
             // SAFETY: by the contract above the slot is the caller's alone.
@@ -76,24 +76,29 @@ impl<T> Slots<T> {
             let old = value.take();
             *value = make(old);
         });
-    }
-
-    /// Lets readers see a claimed position.
-    #[inline]
-    pub(super) fn complete(&self, position: u64) {
-        let slot = self.slot(position).expect("made before the claim");
         slot.written.store(position + 1, Ordering::Release);
     }
 
-    /// What stands at a written position; `None` when its publisher gave up.
+    /// What stands at a position, once it is written; `Some(None)` when its publisher gave up.
     ///
     /// # Safety
-    /// `is_written` held, and nobody writes the slot or changes its content while the returned
-    /// reference lives.
+    /// Nobody writes to the slot again, or changes its content, while the returned reference lives.
+    #[inline]
+    pub(super) unsafe fn look(&self, position: u64) -> Option<Option<&T>> {
+        let slot = self.slot(position)?;
+        let is_written = slot.written.load(Ordering::Acquire) == position + 1;
+        // SAFETY: by the contract above there is no other but shared access.
+        is_written.then(|| slot.value.with(|value| unsafe { (*value).as_ref() }))
+    }
+
+    /// What stands at a position that is known to be written.
+    ///
+    /// # Safety
+    /// `is_written` held; otherwise as for [`look`](Self::look).
     #[inline]
     pub(super) unsafe fn get(&self, position: u64) -> Option<&T> {
         let slot = self.slot(position)?;
-        // SAFETY: by the contract above there is no other but shared access.
+        // SAFETY: as above.
         slot.value.with(|value| unsafe { (*value).as_ref() })
     }
 

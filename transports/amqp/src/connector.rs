@@ -108,6 +108,7 @@ async fn connect(
         presence: presence.clone(),
         phase: phase.clone(),
         tasks: tasks.clone(),
+        reading: tokio::sync::Mutex::default(),
         consumers: Gauge::new(),
         work: Gauge::new(),
         settings,
