@@ -21,6 +21,7 @@
 //! bus takes them; a publisher's permit holds one credit of every interest it is for. So the data
 //! lane of a link holds at most the sum of the peer's credits, its members' concurrency and 1024
 //! requests per responder, and a reader never has to wait: what it reads has its place already.
+//! Publishers wait already when half a MiB is in line for a link: more makes nothing faster.
 //! The control lane is bounded by what is unacknowledged; a peer that lets it grow is cut off.
 
 #![forbid(unsafe_code)]

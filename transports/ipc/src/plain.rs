@@ -293,7 +293,7 @@ impl Handful {
             self.deliver(mesh, link)?;
             return mesh.arrived(link, interests, envelope);
         };
-        if !self.known.as_ref().is_some_and(|(known, _)| *known == interest) {
+        if self.known.as_ref().is_none_or(|(known, _)| *known != interest) {
             self.deliver(mesh, link)?;
             self.known = mesh.inbox(interest).map(|inbox| (interest, inbox));
         }
