@@ -23,7 +23,8 @@ async fn next(work: &mut GroupDeliveries) -> Delivery {
 #[test]
 fn a_letter_whose_group_is_gone_stays_listed() {
     run(async {
-        let (broker, bus) = (shared().await, fresh());
+        let (broker, _turn) = faulty().await;
+        let bus = fresh();
         let one = connect(broker, &bus).await;
         let mut spec = group("x.y");
         spec.retry = Retry::none();
@@ -50,12 +51,13 @@ fn a_letter_whose_group_is_gone_stays_listed() {
 }
 
 /// Publishes until the group is full; gives what it took.
-async fn fill(bus: &Bus) -> BTreeSet<String> {
+async fn fill(bus: &Bus, name: &str) -> BTreeSet<String> {
     let mut taken = BTreeSet::new();
     for n in 0..1000 {
-        let envelope = bus.envelope("x.y", n.to_string());
+        let body = format!("{name}{n}");
+        let envelope = bus.envelope("x.y", body.clone());
         match bus.commit(&Route::new(topic("x.y"), None), envelope).await.await {
-            Ok(_) => taken.insert(n.to_string()),
+            Ok(_) => taken.insert(body),
             Err(TransportError::GroupFull { .. }) => return taken,
             Err(other) => panic!("{other:?}"),
         };
@@ -67,13 +69,27 @@ async fn fill(bus: &Bus) -> BTreeSet<String> {
 fn retries_find_a_place_in_a_full_group() {
     for delay in [Duration::ZERO, Duration::from_millis(50)] {
         run(async move {
-            let bus = connect(shared().await, &fresh()).await;
+            let (broker, _turn) = faulty().await;
+            let name = fresh();
+            let bus = connect(broker, &name).await;
             let mut spec = group("x.y");
-            spec.backlog = 3;
+            (spec.backlog, spec.concurrency) = (3, 2);
             spec.retry = Retry::fixed(delay).attempts(3);
             let mut work = bus.join(spec.clone()).await;
-            let taken = fill(&bus).await;
+            let mut taken = fill(&bus, "a").await;
             assert!(taken.len() >= 3, "{taken:?}");
+            // One in hand keeps the group full until the retry of the other has come out of its
+            // tier.
+            let (first, held) = (next(&mut work).await, next(&mut work).await);
+            first.settlement.settle(failed());
+            taken.extend(fill(&bus, "b").await);
+            let tier = format!("{name}.retry.50\t0");
+            let is_out = || {
+                let list = broker.ctl(&["list_queues", "-q", "name", "messages"]);
+                list.expect("rabbitmqctl").lines().any(|line| line == tier)
+            };
+            blocking(move || while !is_out() {}).await;
+            drop(held);
             let (mut attempts, mut done) = (BTreeMap::new(), BTreeSet::new());
             while done.len() < taken.len() {
                 let delivery = next(&mut work).await;
