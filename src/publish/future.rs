@@ -30,7 +30,8 @@ use crate::router::topic::{Busy, TopicRing};
 /// publish timeout (30 s unless set), and fails with the name of who is in the way.
 ///
 /// # Errors
-/// [`PublishError`]; unless it is [`Unconfirmed`](PublishError::Unconfirmed), nobody got the event.
+/// [`PublishError`]; unless it is [`Unconfirmed`](PublishError::Unconfirmed) or
+/// [`GroupFull`](PublishError::GroupFull), nobody got the event.
 ///
 /// # Cancel safety
 /// Dropped before it is ready, either nobody got the event or, on a transport with confirmations,

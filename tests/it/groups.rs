@@ -1,6 +1,6 @@
 //! Queue groups inside one bus: what fails is settled once, and counted.
 
-use busway::{Bus, DeadLetter, DeadReason, Endpoint, Retry};
+use busway::{Bus, DeadLetter, DeadReason, Endpoint, HandlerError, Notice, Retry};
 
 use crate::events::{Named, Numbered, Superstitious, watched};
 
@@ -117,6 +117,57 @@ async fn a_member_may_ask_for_more_than_there_can_be() {
         a.publish(Numbered(1)).await.unwrap();
         bus.close().await.unwrap();
         assert_eq!(member.ledger().handled, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_oldest_of_too_many_dead_letters_is_dropped_and_told() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let mut notices = bus.notices();
+        let group = a.subscribe::<Numbered>().group("g").retry(Retry::none());
+        let group = group.try_for_each(|_| async { Err(HandlerError::new("never")) });
+        group.await.unwrap();
+        let mut first = None;
+        for n in 0..1025 {
+            let receipt = a.publish(Numbered(n)).await.unwrap();
+            first = first.or(receipt.id());
+        }
+        let (id, dropped) = loop {
+            let notice = notices.next().await.expect("the bus is open");
+            if let Notice::DeadLetterDropped { id, dropped, .. } = notice {
+                break (id, dropped);
+            }
+        };
+        assert_eq!((Some(id), dropped), (first, 1));
+        let letters = a.dead_letters::<Numbered>("g").await.unwrap();
+        assert_eq!((letters.len(), letters[0].decode().unwrap().0), (1024, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_key_that_panics_makes_one_dead_letter_and_holds_nothing_up() {
+    watched(async {
+        let bus = Bus::private().await.unwrap();
+        let a = bus.endpoint("a").unwrap();
+        let group = a.subscribe::<Numbered>().group("g").by_key(|n| {
+            assert_ne!(n.0, 13, "a key that panics");
+            n.0 % 2
+        });
+        let member = group.for_each(|_| async {}).await.unwrap();
+        for n in 11..15 {
+            a.publish(Numbered(n)).await.unwrap();
+        }
+        let letters = dead_letters(&a).await;
+        assert_eq!((letters.len(), letters[0].attempts), (1, 1), "{letters:?}");
+        assert_eq!(letters[0].failure.reason, DeadReason::Panic);
+        bus.close().await.unwrap();
+        let ledger = member.ledger();
+        // The telling of a key is no arrival.
+        assert_eq!((ledger.arrived, ledger.dead_lettered, ledger.handled), (4, 1, 3), "{ledger:?}");
     })
     .await;
 }
