@@ -84,7 +84,7 @@ fn retries_find_a_place_in_a_full_group() {
             first.settlement.settle(failed());
             taken.extend(fill(&bus, "b").await);
             let tier = format!("{name}.retry.50\t0");
-            let is_out = || {
+            let is_out = move || {
                 let list = broker.ctl(&["list_queues", "-q", "name", "messages"]);
                 list.expect("rabbitmqctl").lines().any(|line| line == tier)
             };
