@@ -9,15 +9,14 @@ use busway_transport::{
     Outcome, Settlement, TransportError,
 };
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
+use lapin::options::BasicGetOptions;
 use lapin::types::ShortString;
 
 use crate::error::{self, within};
 use crate::presence::Registration;
 use crate::properties::{self, Table};
 use crate::publish::Outgoing;
-use crate::served::{self, Answer, Taken, Work};
+use crate::served::{self, After, Answer, Settle, Taken, Work};
 use crate::shared::Shared;
 use crate::topology::Stand;
 
@@ -77,32 +76,30 @@ impl Work for Member {
         Ok(Delivery::new(envelope, attempt_of(taken), settlement))
     }
 
-    fn settle(&self, taken: Arc<Taken>, outcome: Outcome) -> BoxFuture<'static, ()> {
+    fn settle(&self, taken: Arc<Taken>, outcome: Outcome) -> Settle {
+        let (again, failure) = match outcome {
+            Outcome::Done => return Settle::Now(After::Ack),
+            Outcome::Failed(failure) => (self.spec.retry.after(attempt_of(&taken)), failure),
+            Outcome::Refused(failure) => (None, failure),
+            _ => return Settle::Now(After::HandBack),
+        };
         let member = self.clone();
-        Box::pin(async move {
-            if !taken.acker.usable() {
-                return;
+        Settle::Later(Box::pin(async move {
+            match again {
+                Some(delay) => member.retry(&taken, delay).await,
+                None => member.bury(&taken, failure).await,
             }
-            match outcome {
-                Outcome::Done => ack(&taken).await,
-                Outcome::Failed(failure) => match member.spec.retry.after(attempt_of(&taken)) {
-                    Some(delay) => member.retry(&taken, delay).await,
-                    None => member.bury(&taken, failure).await,
-                },
-                Outcome::Refused(failure) => member.bury(&taken, failure).await,
-                _ => hand_back(&taken).await,
-            }
-        })
+        }))
     }
 
-    fn give_back(&self, taken: Arc<Taken>) -> BoxFuture<'static, ()> {
-        Box::pin(async move { hand_back(&taken).await })
+    fn give_back(&self, _: Arc<Taken>) -> Settle {
+        Settle::Now(After::HandBack)
     }
 }
 
 impl Member {
-    /// Sends a copy through the tier of the delay, and acks only when the broker has it.
-    async fn retry(&self, taken: &Taken, delay: Duration) {
+    /// Sends a copy through the tier of the delay; the ack comes only when the broker has it.
+    async fn retry(&self, taken: &Taken, delay: Duration) -> After {
         let attempt = attempt_of(taken).saturating_add(1);
         let mut table = Table::of(&taken.properties);
         table.number(properties::ATTEMPT, u64::from(attempt));
@@ -111,20 +108,22 @@ impl Member {
             Ok(tier) => self.send(taken, table, Some(tier), taken.queue.clone()).await,
             Err(error) => Err(error),
         };
-        self.replaced(taken, sent).await;
+        self.replaced(sent)
     }
 
-    /// Sends a copy to the dead letters, and acks only when the broker has it.
-    async fn bury(&self, taken: &Taken, failure: Failure) {
+    /// Sends a copy to the dead letters; the ack comes only when the broker has it.
+    async fn bury(&self, taken: &Taken, failure: Failure) -> After {
         let mut table = Table::of(&taken.properties);
         table.number(properties::ATTEMPT, u64::from(attempt_of(taken)));
         table.text(properties::DEAD_REASON, failure.reason.as_str());
         table.text(properties::TEXT, shorten(&failure.text));
         table.number(properties::DEAD_AT_MS, properties::now_ms());
         let sent = self.send(taken, table, None, self.dead.queue.clone()).await;
-        if self.replaced(taken, sent).await {
+        let after = self.replaced(sent);
+        if after == After::Ack {
             self.shared.notice(Notice::DeadLettered(self.spec.key.clone()));
         }
+        after
     }
 
     async fn send(
@@ -162,21 +161,14 @@ impl Member {
         Ok(false)
     }
 
-    /// Acks a delivery whose copy the broker has; else the delivery goes back.
-    async fn replaced(&self, taken: &Taken, sent: Result<bool, TransportError>) -> bool {
+    /// A delivery whose copy the broker has is acked; another goes back.
+    fn replaced(&self, sent: Result<bool, TransportError>) -> After {
         match sent {
-            Ok(true) => {
-                ack(taken).await;
-                true
-            }
-            Ok(false) => {
-                hand_back(taken).await;
-                false
-            }
+            Ok(true) => After::Ack,
+            Ok(false) => After::HandBack,
             Err(error) => {
                 tracing::warn!(%error, group = %self.spec.key, "not retried, but handed back");
-                hand_back(taken).await;
-                false
+                After::HandBack
             }
         }
     }
@@ -187,17 +179,6 @@ fn attempt_of(taken: &Taken) -> u32 {
         .and_then(|attempt| u32::try_from(attempt).ok())
         .unwrap_or(1)
         .max(1)
-}
-
-// Errors of these two mean that the channel is gone: the broker has the delivery back.
-
-pub(crate) async fn ack(taken: &Taken) {
-    let _ = taken.acker.ack(BasicAckOptions::default()).await;
-}
-
-async fn hand_back(taken: &Taken) {
-    let requeue = BasicNackOptions { requeue: true, multiple: false };
-    let _ = taken.acker.nack(requeue).await;
 }
 
 fn shorten(text: &str) -> &str {

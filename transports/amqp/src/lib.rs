@@ -8,7 +8,7 @@
 //! (from a URL to two connections), `connection` and `status` (how a connection comes back),
 //! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`
 //! (confirms, order, what happens to the unconfirmed), `plain` (subscriptions), `served` with
-//! `group` and `respond` (deliveries that are answered), `request` (the asking side), `presence`
+//! `acks`, `group` and `respond` (deliveries that are answered), `request` (the asking side), `presence`
 //! and `peers` (who is there), `transport` (the contract's verbs), `shared` and `tasks` (what
 //! holds it together), `error`.
 //!
@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acks;
 mod address;
 mod connection;
 mod connector;

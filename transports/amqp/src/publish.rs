@@ -15,6 +15,7 @@ use futures::FutureExt;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{Acker, BasicProperties, Channel, Confirmation};
@@ -43,6 +44,9 @@ pub(crate) struct Outgoing {
     /// The delivery that it replaces: pointless once that has gone back to the broker.
     pub(crate) replaces: Option<Acker>,
 }
+
+/// What a nack means.
+const NOT_TAKEN: &str = "the broker did not take it: a queue is full or failed";
 
 type Answer = Result<Receipt, TransportError>;
 
@@ -105,6 +109,7 @@ impl Publisher {
             phase,
             jobs: queue,
             unconfirmed: BTreeMap::new(),
+            returned: HashSet::new(),
             next: 0,
             suspects: 0,
             ended: ended_by,
@@ -190,6 +195,8 @@ struct Worker {
     /// Everything taken and not ended, by number.
     unconfirmed: BTreeMap<u64, Job>,
     next: u64,
+    /// The mandatory ones of these that came back.
+    returned: HashSet<u64>,
     /// How many messages may be the one for which the broker closed the channel. While there are
     /// any, one goes at a time, so that the next such error has one culprit.
     suspects: usize,
@@ -262,8 +269,7 @@ impl Worker {
         let mut to_send: VecDeque<u64> = self.unconfirmed.keys().copied().collect();
         let mut flying = FuturesUnordered::new();
         let mut declared = HashSet::new();
-        // A mandatory message flies alone: a return may come with the confirm of any other.
-        let mut alone = false;
+        self.returned.clear();
         loop {
             let limit = if self.suspects > 0 { 1 } else { self.limit };
             while let Some(number) = to_send.front().copied() {
@@ -272,7 +278,7 @@ impl Worker {
                     continue;
                 };
                 let out = job.out.clone();
-                if alone || flying.len() >= limit || (out.mandatory && !flying.is_empty()) {
+                if flying.len() >= limit {
                     break;
                 }
                 to_send.pop_front();
@@ -293,21 +299,16 @@ impl Worker {
                     }
                     declared.insert(needs.queue.clone());
                 }
-                alone = out.mandatory;
                 flying.push(fly(channel.clone(), number, out));
             }
             tokio::select! {
                 biased;
                 () = phase.reached(Phase::Closed) => return Lost::Closed,
                 // `len` and not `is_empty`: the stream of no futures has ended, not pending.
-                Some((number, outcome)) = flying.next(), if !flying.is_empty() => {
-                    alone = false;
-                    match outcome {
-                        Ok(confirmation) => self.confirmed(number, confirmation, &mut declared),
-                        Err(error) => {
-                            self.broken(number, flying.len(), &error);
-                            return Lost::Channel;
-                        }
+                Some(first) = flying.next(), if !flying.is_empty() => {
+                    if let Err((number, error)) = self.confirmed(channel, first, &mut flying, &mut declared) {
+                        self.broken(number, flying.len(), &error);
+                        return Lost::Channel;
                     }
                 }
                 job = self.jobs.recv(), if to_send.is_empty() => match job {
@@ -333,33 +334,79 @@ impl Worker {
         number
     }
 
-    fn confirmed(
+    /// Takes in all confirms that are there, `first` and others.
+    ///
+    /// Whether a mandatory message reached a queue is known only when all confirms of its batch
+    /// are: the broker returns a message before it confirms it, but lapin hands each return to any
+    /// confirm of the batch that it resolves, so they are matched by message id, and nothing is
+    /// said before the whole batch was looked through.
+    fn confirmed<F: Future<Output = Flown>>(
         &mut self,
-        number: u64,
-        confirmation: Confirmation,
+        channel: &Channel,
+        first: Flown,
+        flying: &mut FuturesUnordered<F>,
         declared: &mut HashSet<ShortString>,
-    ) {
-        self.suspects = self.suspects.saturating_sub(1);
-        let Some(job) = self.unconfirmed.get(&number) else { return };
-        let answer = match confirmation {
-            Confirmation::Nack(_) => Err(TransportError::Rejected {
-                what: job.out.what.clone(),
-                reason: "the broker did not take it: a queue is full or failed".into(),
-            }),
-            Confirmation::Ack(Some(returned)) if is_return_of(&returned, &job.out) => {
-                // What it needed was declared, and has been deleted since.
-                if let Some(needs) = &job.out.needs {
-                    declared.remove(&needs.queue);
+    ) -> Result<(), (u64, lapin::Error)> {
+        let mut mandatory = Vec::new();
+        let mut next = Some(first);
+        while let Some((number, outcome)) = next {
+            self.suspects = self.suspects.saturating_sub(1);
+            let (taken, returned) = match outcome.map_err(|error| (number, error))? {
+                Confirmation::Ack(returned) => (true, returned),
+                Confirmation::Nack(returned) => (false, returned),
+                Confirmation::NotRequested => (true, None),
+            };
+            if let Some(returned) = returned {
+                self.came_back(&returned);
+            }
+            match self.unconfirmed.get(&number) {
+                Some(job) if job.out.mandatory && taken => mandatory.push(number),
+                Some(job) if !taken => {
+                    let (what, reason) = (job.out.what.clone(), NOT_TAKEN.to_owned());
+                    self.end(number, Err(TransportError::Rejected { what, reason }));
                 }
-                Ok(Receipt::somebody(false))
+                // The broker confirms what it could route to nobody, too.
+                _ => self.end(number, Ok(Receipt::unknown())),
             }
-            Confirmation::Ack(_) | Confirmation::NotRequested if job.out.mandatory => {
-                Ok(Receipt::somebody(true))
+            next = flying.next().now_or_never().flatten();
+            if next.is_none() && !mandatory.is_empty() {
+                // lapin resolves a batch under a lock that this takes: the batch is over then.
+                let _ = channel.wait_for_confirms().now_or_never();
+                next = flying.next().now_or_never().flatten();
+                if next.is_none() {
+                    self.routed(&mut mandatory, declared);
+                }
             }
-            // The broker confirms what it could route to nobody, too.
-            Confirmation::Ack(_) | Confirmation::NotRequested => Ok(Receipt::unknown()),
-        };
-        self.end(number, answer);
+        }
+        Ok(())
+    }
+
+    /// A message that no queue took came back.
+    fn came_back(&mut self, message: &BasicReturnMessage) {
+        let id = message.properties.message_id();
+        let its = self.unconfirmed.iter().find(|(number, job)| {
+            job.out.mandatory
+                && job.out.properties.message_id() == id
+                && !self.returned.contains(number)
+        });
+        if let Some((number, _)) = its {
+            self.returned.insert(*number);
+        }
+    }
+
+    /// Says of mandatory messages whether a queue took them.
+    fn routed(&mut self, mandatory: &mut Vec<u64>, declared: &mut HashSet<ShortString>) {
+        for number in mandatory.drain(..) {
+            let returned = self.returned.remove(&number);
+            if returned
+                && let Some(job) = self.unconfirmed.get(&number)
+                && let Some(needs) = &job.out.needs
+            {
+                // What it needed was declared, and has been deleted since.
+                declared.remove(&needs.queue);
+            }
+            self.end(number, Ok(Receipt::somebody(!returned)));
+        }
     }
 
     /// The channel ended while `number` and `others` were under way.
@@ -410,18 +457,11 @@ impl Worker {
     }
 }
 
-fn is_return_of(returned: &lapin::message::BasicReturnMessage, out: &Outgoing) -> bool {
-    out.mandatory
-        && returned.properties.message_id().as_ref().map(ShortString::as_str)
-            == out.properties.message_id().as_ref().map(ShortString::as_str)
-}
+/// A message that is under way, and what came of it.
+type Flown = (u64, Result<Confirmation, lapin::Error>);
 
 /// Publishes and waits for the confirm. Its frame is queued at the first poll.
-async fn fly(
-    channel: Channel,
-    number: u64,
-    out: Arc<Outgoing>,
-) -> (u64, Result<Confirmation, lapin::Error>) {
+async fn fly(channel: Channel, number: u64, out: Arc<Outgoing>) -> Flown {
     let options = BasicPublishOptions { mandatory: out.mandatory, immediate: false };
     let (exchange, key) = (out.exchange.clone(), out.key.clone());
     let properties = out.properties.clone();

@@ -5,16 +5,14 @@ use std::time::Duration;
 
 use busway_transport::{Ask, Asks, FailureKind, Replier, Reply, ResponderSpec, TransportError};
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 
 use crate::error::short;
-use crate::group::ack;
 use crate::presence::Registration;
 use crate::properties::{self, Table};
 use crate::publish::Outgoing;
-use crate::served::{self, Answer, Taken, Work};
+use crate::served::{self, After, Answer, Settle, Taken, Work};
 use crate::shared::Shared;
 use crate::topology::Stand;
 
@@ -78,23 +76,16 @@ impl Work for Responder {
         Ok(Ask::new(envelope, deadline, replier, Box::pin(std::future::pending())))
     }
 
-    fn settle(&self, taken: Arc<Taken>, reply: Reply) -> BoxFuture<'static, ()> {
+    fn settle(&self, taken: Arc<Taken>, reply: Reply) -> Settle {
         let responder = self.clone();
-        Box::pin(async move {
-            if let Some(reply_to) = taken.properties.reply_to().clone()
-                && let Err(error) = responder.answer(&taken, reply_to, reply).await
-            {
-                tracing::warn!(%error, topic = %responder.spec.topic, "an answer was lost");
-            }
-            ack(&taken).await;
-        })
+        Settle::Later(Box::pin(async move { responder.reply(&taken, reply).await }))
     }
 
     /// Nobody saw it, so another responder may run it: as a new message, for a redelivered one
     /// is never run.
-    fn give_back(&self, taken: Arc<Taken>) -> BoxFuture<'static, ()> {
+    fn give_back(&self, taken: Arc<Taken>) -> Settle {
         let responder = self.clone();
-        Box::pin(async move {
+        Settle::Later(Box::pin(async move {
             let left = timeout_of(&taken.properties).saturating_sub(taken.arrived.elapsed());
             let mut table = Table::of(&taken.properties);
             table.number(properties::TIMEOUT_MS, millis(left));
@@ -114,20 +105,30 @@ impl Work for Responder {
                 replaces: Some(taken.acker.clone()),
             };
             match responder.shared.back.send(out).await {
-                Ok(receipt) if receipt.reached > 0 => ack(&taken).await,
+                Ok(receipt) if receipt.reached > 0 => After::Ack,
                 _ => {
                     let reply = Reply::Failed {
                         kind: FailureKind::Abandoned,
                         text: "the last responder left".into(),
                     };
-                    responder.settle(taken, reply).await;
+                    responder.reply(&taken, reply).await
                 }
             }
-        })
+        }))
     }
 }
 
 impl Responder {
+    /// Answers, if somebody wants to know, and is done with the request whatever comes of it.
+    async fn reply(&self, taken: &Taken, reply: Reply) -> After {
+        if let Some(reply_to) = taken.properties.reply_to().clone()
+            && let Err(error) = self.answer(taken, reply_to, reply).await
+        {
+            tracing::warn!(%error, topic = %self.spec.topic, "an answer was lost");
+        }
+        After::Ack
+    }
+
     async fn answer(
         &self,
         taken: &Taken,

@@ -1,9 +1,9 @@
 //! Deliveries that are answered one by one: the work of groups and the requests of responders.
 //!
 //! One task per member owns the channel: it takes deliveries, hands them out, and settles them.
-//! It goes on settling after its stream was dropped, until the last delivery is settled. lapin
-//! poisons the ackers of a lost channel, so a late verdict never touches a new channel's tags;
-//! the broker hands that work out again by itself.
+//! It goes on settling after its stream was dropped, until the last delivery is settled. Each
+//! delivery knows its channel, so a late verdict never touches a new channel's tags; the broker
+//! hands that work out again by itself.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,13 +12,15 @@ use std::time::Instant;
 
 use busway_transport::{BoxStream, TransportError};
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, FuturesUnordered, StreamExt};
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Acker, BasicProperties, Channel, Connection};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::acks::{Acks, LINGER};
 use crate::connection::backoff;
 use crate::error::{self, OPERATION, timed_out, within};
 use crate::presence::Registration;
@@ -30,6 +32,9 @@ use crate::topology::{self, Stand};
 #[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) acker: Acker,
+    tag: u64,
+    /// Which of the member's channels it came by.
+    channel: u64,
     pub(crate) queue: ShortString,
     pub(crate) redelivered: bool,
     pub(crate) routing_key: ShortString,
@@ -59,9 +64,24 @@ pub(crate) trait Work: Send + 'static {
         answer: Answer<Self::Verdict>,
     ) -> Result<Self::Item, Self::Verdict>;
     /// Carries out an answer.
-    fn settle(&self, taken: Arc<Taken>, verdict: Self::Verdict) -> BoxFuture<'static, ()>;
+    fn settle(&self, taken: Arc<Taken>, verdict: Self::Verdict) -> Settle;
     /// Gives one back that nobody saw.
-    fn give_back(&self, taken: Arc<Taken>) -> BoxFuture<'static, ()>;
+    fn give_back(&self, taken: Arc<Taken>) -> Settle;
+}
+
+/// What becomes of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// The broker may forget it.
+    Ack,
+    /// The broker hands it out again.
+    HandBack,
+}
+
+/// How it is found out what becomes of a delivery.
+pub(crate) enum Settle {
+    Now(After),
+    Later(BoxFuture<'static, After>),
 }
 
 /// Sends the verdict on one delivery to its worker.
@@ -93,7 +113,9 @@ pub(crate) async fn serve<W: Work>(
         verdicts,
         ready: Some(ready),
         outstanding: 0,
-        settling: FuturesUnordered::new(),
+        channels: 0,
+        acks: None,
+        steps: FuturesUnordered::new(),
     };
     shared.tasks.spawn(worker.run());
     match tokio::time::timeout(OPERATION, is_ready).await {
@@ -132,9 +154,21 @@ struct Served<W: Work> {
     verdict_to: mpsc::UnboundedSender<(Arc<Taken>, W::Verdict, Counted)>,
     verdicts: mpsc::UnboundedReceiver<(Arc<Taken>, W::Verdict, Counted)>,
     ready: Option<oneshot::Sender<Result<(), TransportError>>>,
-    /// Deliveries taken and not settled, of this connection and of earlier ones.
+    /// Deliveries taken and not settled, of this channel and of earlier ones.
     outstanding: usize,
-    settling: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// How many channels there were.
+    channels: u64,
+    /// Of the last channel, while it is there.
+    acks: Option<Acks>,
+    steps: FuturesUnordered<BoxFuture<'static, Step>>,
+}
+
+/// What has come of something under way.
+enum Step {
+    /// It is known what becomes of a delivery.
+    Decided(Arc<Taken>, After, Option<Counted>),
+    /// The broker was told of so many.
+    Told(usize),
 }
 
 enum End {
@@ -206,11 +240,9 @@ impl<W: Work> Served<W> {
                     }
                 },
                 Some((taken, verdict, counted)) = self.verdicts.recv() => {
-                    self.settle(taken, verdict, counted);
+                    self.settle(taken, verdict, Some(counted));
                 }
-                Some(()) = self.settling.next(), if !self.settling.is_empty() => {
-                    self.outstanding -= 1;
-                }
+                Some(step) = self.steps.next(), if !self.steps.is_empty() => self.step(step),
             }
         }
     }
@@ -223,6 +255,8 @@ impl<W: Work> Served<W> {
         let channel = within(settings, "opening a channel", connection.create_channel()).await?;
         let qos = channel.basic_qos(self.work.prefetch(), BasicQosOptions::default());
         within(settings, "setting the prefetch", qos).await?;
+        self.channels += 1;
+        let number = self.channels;
         let mut consumers: Vec<Deliveries> = Vec::new();
         let mut tags = Vec::new();
         for stand in self.work.stands() {
@@ -237,7 +271,7 @@ impl<W: Work> Served<W> {
             let consumer = within(settings, stand.queue.as_str(), consume).await?;
             tags.push(consumer.tag());
             let deliveries =
-                consumer.map(move |delivery| Some(taken(delivery.ok()?, &stand.queue)));
+                consumer.map(move |delivery| Some(taken(delivery.ok()?, &stand.queue, number)));
             // One that ends must be seen: select_all alone would go on with the others.
             consumers.push(Box::pin(deliveries.chain(stream::once(async { None }))));
         }
@@ -248,14 +282,56 @@ impl<W: Work> Served<W> {
         &mut self,
         channel: &Channel,
         tags: Vec<ShortString>,
+        deliveries: Deliveries,
+    ) -> End {
+        self.acks = Some(Acks::new(channel.clone(), self.work.prefetch()));
+        let end = self.pass_on(channel, tags, deliveries).await;
+        if let Some(acks) = self.acks.take() {
+            self.outstanding -= acks.waiting();
+        }
+        // When only a queue went, the channel would keep what it holds of another.
+        if matches!(end, End::Lost) && channel.status().connected() {
+            let closing = channel.close(200, "a queue went".into());
+            let _ = within(&self.shared.settings, "closing a channel", closing).await;
+        }
+        end
+    }
+
+    async fn pass_on(
+        &mut self,
+        channel: &Channel,
+        tags: Vec<ShortString>,
         mut deliveries: Deliveries,
     ) -> End {
         let phase = self.shared.phase.clone();
-        // Taken, but the stream still holds stale ones of an earlier connection.
+        let linger = tokio::time::sleep(LINGER);
+        tokio::pin!(linger);
+        let mut lingering = false;
+        // Taken, but the stream still holds stale ones of an earlier channel.
         let mut pending = None;
         loop {
+            while let Ok((taken, verdict, counted)) = self.verdicts.try_recv() {
+                self.settle(taken, verdict, Some(counted));
+            }
+            while pending.is_none() && self.place.is_some() {
+                match deliveries.next().now_or_never() {
+                    Some(Some(Some(taken))) => pending = self.take(taken),
+                    Some(_) => return End::Lost,
+                    None => break,
+                }
+            }
             if self.place.is_none() && self.outstanding == 0 {
                 return End::Done;
+            }
+            let waiting = self.acks.as_ref().map_or(0, Acks::waiting);
+            // While others are in work their acks may come along.
+            let alone = waiting == self.outstanding || self.place.is_none();
+            if waiting > 0 && (alone || self.acks.as_ref().is_some_and(Acks::is_full)) {
+                self.tell();
+                lingering = false;
+            } else if waiting > 0 && !lingering {
+                linger.as_mut().reset(tokio::time::Instant::now() + LINGER);
+                lingering = true;
             }
             tokio::select! {
                 () = phase.reached(Phase::Closed) => return End::Done,
@@ -276,36 +352,96 @@ impl<W: Work> Served<W> {
                     }
                 }
                 Some((taken, verdict, counted)) = self.verdicts.recv() => {
-                    self.settle(taken, verdict, counted);
+                    self.settle(taken, verdict, Some(counted));
                 }
-                Some(()) = self.settling.next(), if !self.settling.is_empty() => {
-                    self.outstanding -= 1;
+                Some(step) = self.steps.next(), if !self.steps.is_empty() => self.step(step),
+                () = &mut linger, if lingering => {
+                    self.tell();
+                    lingering = false;
                 }
             }
         }
     }
 
+    /// Hands a delivery out, or gives it when there is no room.
     fn take(&mut self, taken: Taken) -> Option<(Acker, W::Item)> {
         let taken = Arc::new(taken);
         self.outstanding += 1;
         let counted = self.shared.work.count();
         let answer = Answer(self.verdict_to.clone(), taken.clone(), counted);
         match self.work.take(&taken, answer) {
-            Ok(item) => Some((taken.acker.clone(), item)),
+            Ok(item) => {
+                let item = (taken.acker.clone(), item);
+                let Some(place) = &self.place else { return Some(item) };
+                match place.out.try_send(item) {
+                    Ok(()) => None,
+                    // The next turn sees that it was closed.
+                    Err(TrySendError::Full(item) | TrySendError::Closed(item)) => Some(item),
+                }
+            }
             Err(verdict) => {
                 let counted = self.shared.work.count();
-                self.settle(taken, verdict, counted);
+                self.settle(taken, verdict, Some(counted));
                 None
             }
         }
     }
 
-    fn settle(&mut self, taken: Arc<Taken>, verdict: W::Verdict, counted: Counted) {
-        let settled = self.work.settle(taken, verdict);
-        self.settling.push(Box::pin(async move {
-            settled.await;
-            drop(counted);
-        }));
+    fn settle(&mut self, taken: Arc<Taken>, verdict: W::Verdict, counted: Option<Counted>) {
+        // Else the broker has it back.
+        if taken.channel == self.channels && taken.acker.usable() && self.acks.is_some() {
+            let settle = self.work.settle(taken.clone(), verdict);
+            self.carry_out(taken, settle, counted);
+        } else {
+            self.outstanding -= 1;
+        }
+    }
+
+    fn carry_out(&mut self, taken: Arc<Taken>, settle: Settle, counted: Option<Counted>) {
+        match settle {
+            Settle::Now(after) => self.decided(&taken, after, counted),
+            Settle::Later(later) => {
+                self.steps.push(Box::pin(async move {
+                    let after = later.await;
+                    Step::Decided(taken, after, counted)
+                }));
+            }
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Decided(taken, after, counted) => self.decided(&taken, after, counted),
+            Step::Told(count) => self.outstanding -= count,
+        }
+    }
+
+    fn decided(&mut self, taken: &Arc<Taken>, after: After, counted: Option<Counted>) {
+        let Some(acks) = self.acks.as_mut().filter(|_| taken.channel == self.channels) else {
+            self.outstanding -= 1;
+            return;
+        };
+        match after {
+            After::Ack => acks.done(taken.tag, counted),
+            After::HandBack => {
+                acks.given_back(taken.tag);
+                let taken = taken.clone();
+                self.steps.push(Box::pin(async move {
+                    let requeue = BasicNackOptions { requeue: true, multiple: false };
+                    // An error means that the channel is gone, and the broker has it back.
+                    let _ = taken.acker.nack(requeue).await;
+                    drop(counted);
+                    Step::Told(1)
+                }));
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        if let Some(acks) = &mut self.acks {
+            let telling = acks.tell();
+            self.steps.push(Box::pin(telling.map(Step::Told)));
+        }
     }
 
     /// Cancels the consumers; what they had buffered goes back.
@@ -325,8 +461,9 @@ impl<W: Work> Served<W> {
             match tokio::time::timeout(OPERATION, deliveries.next()).await {
                 Ok(Some(Some(taken))) => {
                     self.outstanding += 1;
-                    let back = self.work.give_back(Arc::new(taken));
-                    self.settling.push(back);
+                    let taken = Arc::new(taken);
+                    let settle = self.work.give_back(taken.clone());
+                    self.carry_out(taken, settle, None);
                 }
                 Ok(Some(None)) => open -= 1,
                 Ok(None) | Err(_) => break,
@@ -356,9 +493,11 @@ async fn room<T>(place: Option<&Place<T>>) {
     }
 }
 
-fn taken(delivery: lapin::message::Delivery, queue: &ShortString) -> Taken {
+fn taken(delivery: lapin::message::Delivery, queue: &ShortString, channel: u64) -> Taken {
     Taken {
         acker: delivery.acker,
+        tag: delivery.delivery_tag,
+        channel,
         queue: queue.clone(),
         redelivered: delivery.redelivered,
         routing_key: delivery.routing_key,
