@@ -25,7 +25,7 @@ pub(crate) fn fresh() -> String {
     format!("bench{}", NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A busway URL; classic queues where they do not say otherwise, as the peers have.
+/// A bus on the broker.
 pub(crate) fn url(bus: &str) -> String {
     format!("{}?bus={bus}&window={}", broker().url(), crate::WINDOW)
 }
@@ -35,7 +35,46 @@ pub(crate) async fn connection() -> Connection {
     Connection::connect(broker().url(), properties).await.expect("connects")
 }
 
-/// A quorum queue with the arguments of a busway group, bound to a topic exchange.
+/// What a [`Work`] stands for on the broker.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// What a durable group has.
+    Group,
+    /// What a plain subscription has, with nobody who takes from it: in memory, and bounded.
+    Plain,
+}
+
+impl Kind {
+    fn declaration(self) -> (QueueDeclareOptions, FieldTable) {
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        let (durable, arguments) = match self {
+            Self::Group => (
+                true,
+                vec![
+                    ("x-queue-type", text("quorum")),
+                    ("x-delivery-limit", AMQPValue::LongLongInt(1000)),
+                    ("x-dead-letter-exchange", text("")),
+                    ("x-dead-letter-routing-key", text("none")),
+                ],
+            ),
+            Self::Plain => (
+                false,
+                vec![
+                    ("x-queue-type", text("classic")),
+                    ("x-max-length", AMQPValue::LongLongInt(1024)),
+                    ("x-overflow", text("drop-head")),
+                ],
+            ),
+        };
+        let mut table = FieldTable::default();
+        for (key, value) in arguments {
+            table.insert(key.into(), value);
+        }
+        (QueueDeclareOptions { durable, ..Default::default() }, table)
+    }
+}
+
+/// A queue with the arguments that busway's have, bound to a topic exchange.
 pub(crate) struct Work {
     pub(crate) exchange: ShortString,
     pub(crate) queue: ShortString,
@@ -48,22 +87,17 @@ pub(crate) const KEY: &str = "all.bench.blob";
 
 impl Work {
     /// On an exchange of the name that the bus has.
-    pub(crate) async fn of(bus: &str) -> Self {
+    pub(crate) async fn of(bus: &str, kind: Kind) -> Self {
         let connection = connection().await;
         let channel = connection.create_channel().await.expect("a channel");
         let (exchange, queue) = (format!("{bus}.events"), format!("{bus}.work"));
         let (exchange, queue) = (ShortString::from(exchange), ShortString::from(queue));
         let durable = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        let kind = ExchangeKind::Topic;
-        let declared = channel.exchange_declare(exchange.clone(), kind, durable, none()).await;
+        let topic = ExchangeKind::Topic;
+        let declared = channel.exchange_declare(exchange.clone(), topic, durable, none()).await;
         declared.expect("an exchange");
-        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-        arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(1000));
-        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
-        arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString("none".into()));
-        channel.queue_declare(queue.clone(), durable, arguments).await.expect("a queue");
+        let (options, arguments) = kind.declaration();
+        channel.queue_declare(queue.clone(), options, arguments).await.expect("a queue");
         let bind = QueueBindOptions::default();
         let bound = channel.queue_bind(queue.clone(), exchange.clone(), KEY.into(), bind, none());
         bound.await.expect("bound");

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use busway_benches::Sample;
 
-use crate::broker::{self, Work};
+use crate::broker::{self, Kind, Work};
 use crate::typed::{Blob, Order, Question, bytes};
 use crate::{Span, WINDOW, one_by_one};
 
@@ -31,7 +31,7 @@ async fn close<const N: usize>(buses: [Bus; N]) {
 
 pub(crate) async fn publish(length: u64) -> Sample {
     let name = broker::fresh();
-    let work = Work::of(&name).await;
+    let work = Work::of(&name, Kind::Plain).await;
     let bus = open(&name).await;
     let sample = publish_all(&bus, length).await;
     close([bus]).await;
@@ -77,7 +77,7 @@ pub(crate) async fn consume(length: u64) -> Sample {
     group().for_each(handler).await.expect("joined");
     let sample = ended.recv().await.expect("an end");
     close([bus]).await;
-    let work = Work::of(&name).await;
+    let work = Work::of(&name, Kind::Group).await;
     for kind in ["dgroup", "dead"] {
         work.delete(format!("{name}.{kind}.to.work.bench.blob").into()).await;
     }

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use busway_benches::Sample;
 
-use crate::broker::{self, KEY, Work, none};
+use crate::broker::{self, KEY, Kind, Work, none};
 use crate::busway::in_parallel;
 use crate::typed::{Order, Question, bytes};
 use crate::{SIZE, Span, WINDOW, WINDOW_16, one_by_one};
@@ -38,7 +38,7 @@ async fn publishing<Fut: Future<Output = ()>>(
     length: u64,
     publish: impl FnOnce(Channel, ShortString) -> Fut,
 ) -> Sample {
-    let work = Work::of(&broker::fresh()).await;
+    let work = Work::of(&broker::fresh(), Kind::Plain).await;
     let connection = broker::connection().await;
     let channel = confirming(&connection).await;
     let start = Instant::now();
@@ -102,7 +102,7 @@ async fn fill(channel: &Channel, exchange: &ShortString, length: u64) {
 
 /// Takes each delivery, handles it and awaits its ack.
 pub(crate) async fn consume_loop(length: u64) -> Sample {
-    let work = Work::of(&broker::fresh()).await;
+    let work = Work::of(&broker::fresh(), Kind::Group).await;
     let connection = broker::connection().await;
     fill(&confirming(&connection).await, &work.exchange, length + 1).await;
     let mut deliveries = consume(&connection, work.queue.clone(), WINDOW_16).await;

@@ -22,7 +22,7 @@ const SIZE: usize = 1024;
 fn main() {
     let cases = vec![
         Case::new("publish")
-            .about("confirmed events/s of 1 KiB into a quorum queue, in order")
+            .about("confirmed events/s of 1 KiB into a queue in memory, in order")
             .add(US, run(busway::publish))
             .add("lapin-loop", run(lapin::publish_loop))
             .add("lapin-256", run(lapin::publish_in_flight)),

@@ -116,7 +116,9 @@ pub(crate) fn encode(
         });
     }
     table.text(PEER, &envelope.source.peer.to_string());
-    table.number(VERSION, u64::from(envelope.version));
+    if envelope.version != 1 {
+        table.number(VERSION, u64::from(envelope.version));
+    }
     if let Some(sequence) = envelope.sequence {
         table.number(SEQUENCE, sequence);
     }

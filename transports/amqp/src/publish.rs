@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use busway_transport::{Commit, Host, MessageId, Notice, Receipt, Topic, TransportError};
 use bytes::Bytes;
@@ -45,6 +45,9 @@ pub(crate) struct Outgoing {
     pub(crate) replaces: Option<Acker>,
 }
 
+/// How long room may be kept from those who wait for it.
+const LINGER: Duration = Duration::from_millis(5);
+
 /// What a nack means.
 const NOT_TAKEN: &str = "the broker did not take it: a queue is full or failed";
 
@@ -53,12 +56,12 @@ type Answer = Result<Receipt, TransportError>;
 struct Job {
     out: Arc<Outgoing>,
     done: oneshot::Sender<Answer>,
-    // Given back by the drop, after `done` was sent.
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 impl Job {
-    fn end(self, answer: Answer, told: Option<&Arc<dyn Host>>) {
+    /// Gives the answer, and the room back.
+    fn end(self, answer: Answer, told: Option<&Arc<dyn Host>>) -> OwnedSemaphorePermit {
         // Nobody waits when the publisher's future was dropped: then the bus is told of failures.
         if let Err(Err(error)) = self.done.send(answer)
             && let Some(host) = told
@@ -66,6 +69,7 @@ impl Job {
         {
             host.notice(Notice::PublishFailed { topic, reason: error.to_string() });
         }
+        self.room
     }
 }
 
@@ -101,6 +105,8 @@ impl Publisher {
         let (jobs, queue) = mpsc::channel(settings.window);
         let (ended_by, ended) = watch::channel(0);
         let worker = Worker {
+            window: window.clone(),
+            room: Vec::new(),
             limit: settings.window,
             settings,
             link: link.clone(),
@@ -163,11 +169,11 @@ impl Slot {
     pub(crate) fn commit(self, out: Outgoing) -> BoxFuture<'static, Answer> {
         let id = out.id;
         let (done, answer) = oneshot::channel();
-        let job = Job { out: Arc::new(out), done, _room: self.room };
+        let job = Job { out: Arc::new(out), done, room: self.room };
         self.committed.fetch_add(1, Ordering::AcqRel);
         if let Err(error) = self.jobs.try_send(job) {
             // Never full: see `start`. Closed with the bus.
-            error.into_inner().end(Err(TransportError::Closed), None);
+            drop(error.into_inner().end(Err(TransportError::Closed), None));
         }
         Box::pin(async move {
             answer.await.unwrap_or_else(|_| {
@@ -191,6 +197,9 @@ struct Worker {
     told: Option<Arc<dyn Host>>,
     phase: PhaseWatch,
     jobs: mpsc::Receiver<Job>,
+    window: Arc<Semaphore>,
+    /// Room that was used and is not given back yet; see [`Worker::make_room`].
+    room: Vec<OwnedSemaphorePermit>,
     limit: usize,
     /// Everything taken and not ended, by number.
     unconfirmed: BTreeMap<u64, Job>,
@@ -234,12 +243,13 @@ impl Worker {
                     // Neither these nor later ones have a chance until somebody changes the
                     // broker; later ones find out for themselves.
                     for job in std::mem::take(&mut self.unconfirmed).into_values() {
-                        job.end(Err(error.clone()), self.told.as_ref());
+                        drop(job.end(Err(error.clone()), self.told.as_ref()));
                     }
                     self.tell();
                 }
                 Err(_) => {}
             }
+            self.room.clear();
             // Progress earns a quick return.
             if *self.ended.borrow() > before {
                 delays = backoff();
@@ -270,7 +280,15 @@ impl Worker {
         let mut flying = FuturesUnordered::new();
         let mut declared = HashSet::new();
         self.returned.clear();
+        let linger = tokio::time::sleep(LINGER);
+        tokio::pin!(linger);
+        let mut lingering = false;
         loop {
+            let keeps = self.make_room(false);
+            if keeps && !lingering {
+                linger.as_mut().reset(tokio::time::Instant::now() + LINGER);
+            }
+            lingering = keeps;
             let limit = if self.suspects > 0 { 1 } else { self.limit };
             while let Some(number) = to_send.front().copied() {
                 let Some(job) = self.unconfirmed.get(&number) else {
@@ -310,6 +328,9 @@ impl Worker {
                         self.broken(number, flying.len(), &error);
                         return Lost::Channel;
                     }
+                }
+                () = &mut linger, if lingering => {
+                    self.make_room(true);
                 }
                 job = self.jobs.recv(), if to_send.is_empty() => match job {
                     Some(job) => {
@@ -432,9 +453,21 @@ impl Worker {
 
     fn end(&mut self, number: u64, answer: Answer) {
         if let Some(job) = self.unconfirmed.remove(&number) {
-            job.end(answer, self.told.as_ref());
+            let room = job.end(answer, self.told.as_ref());
+            self.room.push(room);
         }
         self.tell();
+    }
+
+    /// Gives room back; while publishers wait for it, a quarter of the window at once, or what
+    /// there is after [`LINGER`]. Each wake would else be for one message, and cost more than it.
+    /// Says whether some is kept.
+    fn make_room(&mut self, lingered: bool) -> bool {
+        let enough = self.room.len() * 4 >= self.limit || self.unconfirmed.is_empty();
+        if lingered || enough || self.window.available_permits() > 0 {
+            self.room.clear();
+        }
+        !self.room.is_empty()
     }
 
     fn tell(&self) {
@@ -451,8 +484,9 @@ impl Worker {
         for job in std::mem::take(&mut self.unconfirmed).into_values() {
             let (id, reason) = (job.out.id, error.to_string());
             let answer = Err(TransportError::Unconfirmed { id, reached: 0, reason });
-            job.end(answer, self.told.as_ref());
+            drop(job.end(answer, self.told.as_ref()));
         }
+        self.room.clear();
         self.tell();
     }
 }
