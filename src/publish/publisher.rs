@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::{mpsc, watch};
 
 use busway_transport::{BoxFuture, ContentType, Notice, Topic, TransportError};
 
@@ -44,6 +46,8 @@ struct Pipeline {
     board: Arc<Board>,
     open: watch::Sender<usize>,
     failed: Mutex<Failed>,
+    /// To the task that watches over what is open, while there is one.
+    watcher: Mutex<Option<mpsc::UnboundedSender<One>>>,
 }
 
 #[derive(Default)]
@@ -69,6 +73,7 @@ impl<E: Event> Publisher<E> {
             board: endpoint.bus.board.clone(),
             open: watch::Sender::new(0),
             failed: Mutex::default(),
+            watcher: Mutex::default(),
         };
         Self { endpoint, outlet, pipeline: Arc::new(pipeline), event: PhantomData }
     }
@@ -210,12 +215,44 @@ impl Pipeline {
     ) {
         let Some(pending) = pending else { return };
         self.open.send_modify(|open| *open += 1);
-        let one =
-            One { pipeline: self.clone(), topic: node.topic.to_string(), receipt, ended: false };
-        bus.spawn_anywhere(async move {
-            let outcome = pending.await;
-            one.end(outcome.err());
-        });
+        let topic = node.topic.to_string();
+        let one = One { pipeline: self.clone(), topic, receipt, pending, ended: false };
+        let mut watcher = self.watcher.locked();
+        let one = match &*watcher {
+            // An error: it was cut off with the bus.
+            Some(watcher) => watcher.send(one).err().map(|error| error.0),
+            None => Some(one),
+        };
+        if let Some(one) = one {
+            // Unbounded, but the transport's window bounds what is open.
+            let (to, queue) = mpsc::unbounded_channel();
+            *watcher = Some(to);
+            drop(watcher);
+            bus.spawn_anywhere(watch(self.clone(), one, queue));
+        }
+    }
+}
+
+/// Waits for confirmations until none is open: one task for all of them, since waking a task for
+/// each would cost more than the rest of it.
+async fn watch(pipeline: Arc<Pipeline>, first: One, mut queue: mpsc::UnboundedReceiver<One>) {
+    let mut open = FuturesUnordered::from_iter([first.watched()]);
+    loop {
+        while let Ok(one) = queue.try_recv() {
+            open.push(one.watched());
+        }
+        if open.is_empty() {
+            let mut watcher = pipeline.watcher.locked();
+            if queue.is_empty() {
+                *watcher = None;
+                return;
+            }
+            continue;
+        }
+        tokio::select! {
+            _ = open.next() => while open.next().now_or_never().flatten().is_some() {},
+            Some(one) = queue.recv() => open.push(one.watched()),
+        }
     }
 }
 
@@ -233,13 +270,15 @@ struct One {
     pipeline: Arc<Pipeline>,
     topic: String,
     receipt: Receipt,
+    pending: Confirmation,
     ended: bool,
 }
 
 impl One {
-    fn end(mut self, error: Option<TransportError>) {
+    async fn watched(mut self) {
+        let outcome = (&mut self.pending).await;
         self.ended = true;
-        if let Some(error) = error {
+        if let Err(error) = outcome {
             let error = confirm_error(&self.topic, &self.receipt, error);
             self.pipeline.failed.locked().add(error);
         }
