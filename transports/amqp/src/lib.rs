@@ -5,7 +5,7 @@
 //! languages.
 //!
 //! Reading order, for those who want to follow an event through it: `address` and `connector`
-//! (from a URL to two connections), `connection` and `status` (how a connection comes back),
+//! (from a URL to two connections), `dial`, `connection` and `status` (how a connection comes back),
 //! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`
 //! (confirms, order, what happens to the unconfirmed), `plain` (subscriptions), `served` with
 //! `acks`, `group` and `respond` (deliveries that are answered), `request` (the asking side), `presence`
@@ -23,6 +23,7 @@ mod acks;
 mod address;
 mod connection;
 mod connector;
+mod dial;
 mod error;
 mod group;
 mod peers;
