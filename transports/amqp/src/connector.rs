@@ -12,6 +12,7 @@ use crate::error::{timed_out, within};
 use crate::peers::{self, Peers};
 use crate::presence::Presence;
 use crate::publish::Publisher;
+use crate::rebind::Rebind;
 use crate::request::Requests;
 use crate::shared::Shared;
 use crate::status::{Board, Role};
@@ -110,11 +111,14 @@ async fn connect(
     let link = |role, connection| Link::supervise(care(role), connection, &tasks, phase.clone());
     let publish = link(Role::Publish, publish);
     let consume = link(Role::Consume, consume);
+    let rebind = Rebind::default();
     let publisher = |told| {
         let (settings, exchanges) = (settings.clone(), topology.exchanges());
-        Publisher::start(settings, publish.clone(), exchanges, told, &tasks, phase.clone())
+        let (link, rebind) = (publish.clone(), rebind.clone());
+        Publisher::start(settings, link, exchanges, told, rebind, &tasks, phase.clone())
     };
-    let (presence, wishes) = Presence::new(peer, Peers::new(peer, host.clone()));
+    let (presence, wishes) =
+        Presence::new(peer, Peers::new(peer, host.clone(), rebind.clone()), rebind.clone());
     let shared = Arc::new(Shared {
         events: publisher(Some(host.clone())),
         back: publisher(None),
@@ -125,6 +129,7 @@ async fn connect(
         board,
         consume,
         presence: presence.clone(),
+        rebind: rebind.clone(),
         phase: phase.clone(),
         tasks: tasks.clone(),
         consumers: Gauge::new(),

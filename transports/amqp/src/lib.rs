@@ -9,7 +9,8 @@
 //! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`
 //! (confirms, order, what happens to the unconfirmed), `plain` (subscriptions), `served` with
 //! `acks`, `group` and `respond` (deliveries that are answered), `request` (the asking side), `presence`
-//! and `peers` (who is there), `transport` (the contract's verbs), `shared` and `tasks` (what
+//! and `peers` (who is there), `transport` (the contract's verbs), `rebind` (an
+//! exchange that went), `shared` and `tasks` (what
 //! holds it together), `error`.
 //!
 //! Three rules run through all of it. lapin's recovery is off: each part keeps its own list of
@@ -31,6 +32,7 @@ mod plain;
 mod presence;
 mod properties;
 mod publish;
+mod rebind;
 mod request;
 mod respond;
 mod served;

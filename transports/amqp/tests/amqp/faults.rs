@@ -231,3 +231,43 @@ fn a_queue_that_is_deleted_under_its_consumer_comes_back() {
         b.close().await;
     });
 }
+
+#[test]
+fn an_exchange_that_is_deleted_comes_back_with_its_bindings() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        let mut plain = b.subscribe(1, "x.y", &["mail"]).await;
+        let mut work = b.join(group("x.y")).await;
+        a.host.saw(|notice| matches!(notice, Notice::PeerUp(_))).await;
+        let raw = lapin::Connection::connect(broker.url(), Default::default()).await.unwrap();
+        let channel = raw.create_channel().await.unwrap();
+        channel.exchange_delete(format!("{bus}.events").into(), Default::default()).await.unwrap();
+        // Whoever publishes finds out and tells the others; until they have bound again nobody is
+        // reached, and the publisher can know.
+        let mut route = Route::new(topic("x.y"), None);
+        route.mandatory = true;
+        let publishing = async {
+            loop {
+                let envelope = a.envelope("x.y", "again");
+                match a.commit(&route, envelope).await.await {
+                    Ok(_) | Err(TransportError::Rejected { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let again = async {
+            let delivery = work.next().await.expect("the group goes on");
+            delivery.settlement.settle(Outcome::Done);
+            while !matches!(plain.next().await.expect("goes on"), Arrival::Event(_)) {}
+        };
+        tokio::select! {
+            () = publishing => {}
+            () = again => {}
+        }
+        raw.close(200, "done".into()).await.unwrap();
+        drop(work);
+        a.close().await;
+        b.close().await;
+    });
+}

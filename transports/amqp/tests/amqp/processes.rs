@@ -160,6 +160,7 @@ fn what_a_killed_publisher_had_confirmed_is_not_lost() {
                 }
             }
         }
+        drop(work);
         bus.close().await;
     });
 }
