@@ -28,6 +28,7 @@ use crate::request::responders::Responders;
 use crate::router::Router;
 use crate::router::intake::Intakes;
 use crate::router::topic::TopicNode;
+use crate::subscribe::AllSeen;
 
 pub(crate) use crate::running::{IN_HANDLER, Running};
 pub use builder::Builder;
@@ -63,6 +64,8 @@ pub(crate) struct Core {
     pub(crate) busy: TaskTracker,
     /// Cancelled when the bus is closed, dropped, or its drain took too long.
     pub(crate) gone: CancellationToken,
+    /// What groups with `deduplicate` have handled.
+    pub(crate) seen: AllSeen,
     runtime: tokio::runtime::Handle,
     endpoints: DashMap<Name, Arc<Outlets>>,
     topics: DashMap<&'static str, Arc<TopicNode>>,

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use busway_transport::{
-    DeadLetter, GroupKey, Interest, Name, Notice, Peer, Route, Topic, TopicFilter,
+    GroupKey, Interest, Name, NameError, Notice, Peer, Route, Topic, TopicFilter, TransportError,
 };
 
 use crate::bus::Core;
-use crate::error::{ReadyError, SubscribeError, TryPublishError, WaitError};
+use crate::dead_letters::{DeadLetters, RemoveGroup};
+use crate::error::{GroupError, ReadyError, SubscribeError, TryPublishError, WaitError};
 use crate::event::{Event, Request};
 use crate::message::Message;
 use crate::publish::job::Confirmation;
@@ -166,23 +167,59 @@ impl Endpoint {
         self.bus.transport.peers()
     }
 
-    /// The dead letters of a group of this endpoint, oldest first, as far as this bus can see
-    /// them: without a broker, those whose last attempt failed in this process.
+    /// The dead letters of a group of this endpoint, to be listed (`.await`), replayed or purged:
+    /// see [`DeadLetters`].
+    ///
+    /// ```
+    /// # use busway::{Bus, Event, HandlerError, Notice, Retry};
+    /// # #[derive(Event, serde::Serialize, serde::Deserialize)]
+    /// # #[event("docs.pinged")]
+    /// # struct Pinged(u32);
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let bus = Bus::private().await?;
+    /// # let endpoint = bus.endpoint("docs")?;
+    /// # let mut notices = bus.notices();
+    /// # let group = endpoint.subscribe::<Pinged>().group("g").retry(Retry::none());
+    /// # group.try_for_each(|ping| async move {
+    /// #     if ping.0 == 0 { Err(HandlerError::new("divided by zero")) } else { Ok(()) }
+    /// # }).await?;
+    /// # endpoint.publish(Pinged(0)).await?;
+    /// # while !matches!(notices.next().await, Some(Notice::DeadLettered(_))) {}
+    /// let letters = endpoint.dead_letters::<Pinged>("g");
+    /// for letter in letters.list().await? {
+    ///     println!("{} after {} attempts: {}", letter.id(), letter.attempts, letter.failure.text);
+    ///     match letter.decode() {
+    ///         Ok(ping) if ping.0 == 0 => letters.purge(letter.id()).await?,
+    ///         _ => letters.replay(letter.id()).await?,
+    ///     }
+    /// }
+    /// # assert!(letters.await?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    pub fn dead_letters<E: Event>(&self, group: &str) -> DeadLetters<'_, E> {
+        DeadLetters::new(self, group)
+    }
+
+    /// Removes a durable group of this endpoint for good: its queues, their bindings, and its dead
+    /// letters. Awaiting it does it.
     ///
     /// # Errors
-    /// [`SubscribeError`] when the name is none, or the transport cannot read them.
-    pub async fn dead_letters<E: Event>(
-        &self,
-        group: &str,
-    ) -> Result<Vec<DeadLetter>, SubscribeError> {
-        let topic = E::SCHEMA.topic.to_owned();
-        let wrong = |error| SubscribeError::Name { topic: topic.clone(), error };
-        let key = GroupKey {
+    /// [`GroupError::InUse`] while it has members, events or dead letters, unless told to
+    /// [`force`](RemoveGroup::force) it; [`GroupError::NoGroup`] when there is no such group;
+    /// refused by transports without durable groups. Events that wait for their retry when it is
+    /// forced are lost as well.
+    pub fn remove_group<E: Event>(&self, group: &str) -> RemoveGroup<'_> {
+        RemoveGroup::new::<E>(self, group)
+    }
+
+    /// A group of this endpoint.
+    pub(crate) fn group_key<E: Event>(&self, group: &str) -> Result<GroupKey, NameError> {
+        Ok(GroupKey {
             endpoint: self.name.clone(),
-            group: Name::new(group).map_err(wrong)?,
-            topic: Topic::new(E::SCHEMA.topic).map_err(wrong)?,
-        };
-        self.bus.within(&topic, self.bus.transport.dead_letters(&key)).await
+            group: Name::new(group)?,
+            topic: Topic::new(E::SCHEMA.topic)?,
+        })
     }
 }
 
@@ -243,6 +280,20 @@ impl Core {
             }
             Ok(Err(error)) => Err(SubscribeError::Transport { topic, error }),
             Err(_) => Err(SubscribeError::TimedOut { topic, after }),
+        }
+    }
+
+    /// A cold call about a group, under the subscribe timeout.
+    pub(crate) async fn on_group<T>(
+        &self,
+        group: &GroupKey,
+        call: impl Future<Output = Result<T, TransportError>>,
+    ) -> Result<T, GroupError> {
+        self.check_open(|| GroupError::Closed)?;
+        let after = self.settings.subscribe_timeout;
+        match tokio::time::timeout(after, call).await {
+            Ok(outcome) => outcome.map_err(GroupError::from),
+            Err(_) => Err(GroupError::TimedOut { group: Box::new(group.clone()), after }),
         }
     }
 

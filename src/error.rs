@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use busway_transport::{Gap, MessageId, NameError, Party, TransportError};
+use busway_transport::{Gap, GroupKey, MessageId, NameError, Party, TransportError};
 
 use crate::codec::CodecError;
 use crate::config::ConfigError;
@@ -24,8 +24,8 @@ pub enum OpenError {
     Transport(#[from] TransportError),
 }
 
-/// Why an event was not published. Unless it is [`Unconfirmed`](Self::Unconfirmed), nobody got
-/// the event.
+/// Why an event was not published. Unless it is [`Unconfirmed`](Self::Unconfirmed) or
+/// [`GroupFull`](Self::GroupFull), nobody got the event.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -81,6 +81,16 @@ pub enum PublishError {
         reached: usize,
         /// Why there is no confirmation.
         reason: String,
+    },
+    /// A group's queue at the broker is full: the event is not in it. Which group the broker does
+    /// not say; other groups and subscriptions may have got the event. Publish it again
+    /// [with its id](crate::Publish::id) when the group's members have caught up.
+    #[error("{topic} ({id}) was refused: the queue of a group is full")]
+    GroupFull {
+        /// Which event.
+        topic: String,
+        /// Its id.
+        id: MessageId,
     },
     /// The bus is closed, or closing.
     #[error("{topic}: the bus is closed")]
@@ -183,6 +193,70 @@ pub enum SubscribeError {
         /// Which event.
         topic: String,
     },
+}
+
+/// Why a group's dead letters could not be read, replayed or purged, or the group not be removed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// A name in it is none.
+    #[error(transparent)]
+    Name(NameError),
+    /// There is no dead letter of that id, or none that this bus can see.
+    #[error("{group} has no dead letter {id} that can be seen from here")]
+    NotListed {
+        /// Which letter.
+        id: MessageId,
+        /// Of which group.
+        group: Box<GroupKey>,
+    },
+    /// There is no such group, or nobody who could take anything.
+    #[error("there is no group {group}: start a member of it first")]
+    NoGroup {
+        /// Which group.
+        group: Box<GroupKey>,
+    },
+    /// The group is in use.
+    #[error(
+        "{group} is in use, with {members} members, {events} events and {letters} dead letters: end them, or force it"
+    )]
+    InUse {
+        /// Which group.
+        group: Box<GroupKey>,
+        /// How many members it has, on all hosts.
+        members: u64,
+        /// How many events wait for it.
+        events: u64,
+        /// How many dead letters it has.
+        letters: u64,
+    },
+    /// It took too long; part of it may have been done.
+    #[error("{group}: not done within {after:?}")]
+    TimedOut {
+        /// Which group.
+        group: Box<GroupKey>,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The bus is closed.
+    #[error("the bus is closed")]
+    Closed,
+    /// The transport refused.
+    #[error(transparent)]
+    Transport(TransportError),
+}
+
+impl From<TransportError> for GroupError {
+    fn from(error: TransportError) -> Self {
+        match error {
+            TransportError::NoGroup { group } => Self::NoGroup { group },
+            TransportError::GroupInUse { group, members, events, letters } => {
+                Self::InUse { group, members, events, letters }
+            }
+            TransportError::Closed => Self::Closed,
+            other => Self::Transport(other),
+        }
+    }
 }
 
 /// Why `wait_for` has no event.

@@ -88,6 +88,8 @@ ledger! {
     dropped_undecodable,
     /// Dropped because it has another version of the contract (told as a gap).
     dropped_version,
+    /// Dropped because this process had handled it before (`deduplicate`).
+    dropped_duplicate,
     /// In the queue when the subscription ended by its owner's wish.
     dropped_unsubscribed,
     /// Handed back to the group unattempted.

@@ -4,6 +4,7 @@ mod bus;
 mod by_type;
 mod codec;
 mod config;
+mod dead_letters;
 mod endpoint;
 mod error;
 mod event;
@@ -22,10 +23,11 @@ mod transports;
 pub use bus::{Builder, Bus};
 pub use codec::{Codec, CodecError};
 pub use config::ConfigError;
+pub use dead_letters::{DeadLetter, DeadLetters, RemoveGroup};
 pub use endpoint::Endpoint;
 pub use error::{
-    CloseError, FlushError, OpenError, PublishAllError, PublishError, ReadyError, RequestError,
-    SubscribeError, TryPublishError, WaitError,
+    CloseError, FlushError, GroupError, OpenError, PublishAllError, PublishError, ReadyError,
+    RequestError, SubscribeError, TryPublishError, WaitError,
 };
 pub use event::{Event, Refused, Request, Schema};
 pub use ledger::Ledger;
@@ -38,8 +40,8 @@ pub use subscribe::{Chunk, EventStream, HandlerError, Lent, Starting, Subscribe,
 
 pub use busway_macros::{Event, Request};
 pub use busway_transport::{
-    Address, Capabilities, Capability, Connector, ContentType, DeadLetter, DeadReason, Gap,
-    GapReason, Headers, MessageId, Missing, Name, NameError, Notice, Party, Peer, PeerId, Retry,
+    Address, Capabilities, Capability, Connector, ContentType, DeadReason, Gap, GapReason,
+    GroupKey, Headers, MessageId, Missing, Name, NameError, Notice, Party, Peer, PeerId, Retry,
     Source, Status, Topic, TopicFilter, TransportError,
 };
 pub use bytes::{Bytes, BytesMut};

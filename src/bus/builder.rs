@@ -19,6 +19,7 @@ use crate::publish::job;
 use crate::request::responders::Responders;
 use crate::router::Router;
 use crate::router::intake::Intakes;
+use crate::subscribe::AllSeen;
 
 /// A bus with settings made in code; they come before the environment and the file.
 #[derive(Debug)]
@@ -142,6 +143,7 @@ impl Builder {
             busy: TaskTracker::new(),
             _cut: gone.clone().drop_guard(),
             gone,
+            seen: AllSeen::default(),
             runtime: tokio::runtime::Handle::current(),
             endpoints: DashMap::new(),
             topics: DashMap::new(),

@@ -429,6 +429,7 @@ pub(crate) fn confirm_error(topic: &str, receipt: &Receipt, error: TransportErro
         (error @ TransportError::Rejected { .. }, _) if receipt.here == 0 => {
             PublishError::Transport { topic, error }
         }
+        (TransportError::GroupFull { id, .. }, _) => PublishError::GroupFull { topic, id },
         (TransportError::Unconfirmed { id, reached, reason }, _) => {
             PublishError::Unconfirmed { topic, id, reached: receipt.here + reached, reason }
         }

@@ -28,6 +28,7 @@ pub struct Subscribe<'a, K: Kind, M> {
 }
 
 type Predicate<K> = Arc<dyn Fn(&<K as Kind>::View) -> bool + Send + Sync>;
+type KeyOf<K> = Arc<dyn Fn(&<K as Kind>::View) -> u64 + Send + Sync>;
 type OnGap = Arc<dyn Fn(Gap) + Send + Sync>;
 
 /// What every subscription can be told.
@@ -35,6 +36,8 @@ pub(crate) struct Options<K: Kind> {
     pub(crate) from: Option<Name>,
     pub(crate) wrong: Option<NameError>,
     pub(crate) predicate: Option<Predicate<K>>,
+    /// Only in groups.
+    pub(crate) key: Option<KeyOf<K>>,
     pub(crate) capacity: Option<usize>,
     pub(crate) overflow: Overflow,
     pub(crate) on_gap: Option<OnGap>,
@@ -49,6 +52,7 @@ impl<K: Kind> Default for Options<K> {
             from: None,
             wrong: None,
             predicate: None,
+            key: None,
             capacity: None,
             overflow: Overflow::Wait,
             on_gap: None,
@@ -85,6 +89,10 @@ impl<'a, K: Kind, M> Subscribe<'a, K, M> {
 
     /// How many events wait for it at most (1024 unless set here or in the configuration). What other
     /// processes publish, and what is [addressed](crate::Publish::to) to it, is counted by itself.
+    ///
+    /// Of a group: how many events wait for all of its members together. Without a broker their
+    /// publishers wait then; on RabbitMQ it is the bound of the group's queue (100,000 unless set
+    /// here), and publishers get [`PublishError::GroupFull`](crate::PublishError::GroupFull).
     pub fn capacity(mut self, events: usize) -> Self {
         self.options.capacity = Some(events);
         self

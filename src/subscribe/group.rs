@@ -1,6 +1,9 @@
 //! Shared: one member of a queue group gets each event, settled after its handler returned.
 
 use std::future::Future;
+use std::hash::Hash;
+use std::num::NonZeroU16;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use busway_transport::{
-    DeadReason, Delivery, Failure, Gap, GapReason, GroupDeliveries, GroupKey, GroupSpec, Name,
-    NameError, Outcome, Retry, Source, Topic,
+    DeadReason, Delivery, Failure, Gap, GapReason, GroupDeliveries, GroupKey, GroupSpec, MessageId,
+    Name, NameError, Outcome, Retry, Source, Topic,
 };
 
 use crate::bus::Running;
+use crate::config::MOST;
 use crate::error::SubscribeError;
 use crate::event::Event;
 use crate::ledger::{Counters, Fate};
@@ -24,7 +28,10 @@ use crate::subscribe::builder::{Options, Starting, Subscribe};
 use crate::subscribe::handler::{
     Counted, Handled, HandlerError, Subscription, Told, infallible, run,
 };
+use crate::subscribe::key::number_of;
+use crate::subscribe::panic_text;
 use crate::subscribe::reader::{Opened, open};
+use crate::subscribe::seen::{Limits, Seen};
 
 /// A member of a queue group is being built.
 #[derive(Debug)]
@@ -35,7 +42,15 @@ pub struct Grouped {
     durable: bool,
     handler_timeout: Option<Duration>,
     hold: Duration,
+    partitions: NonZeroU16,
+    deduplicate: Option<Limits>,
 }
+
+/// How many partitions a group has that is ordered by key, where it needs any.
+const PARTITIONS: NonZeroU16 = NonZeroU16::new(16).unwrap();
+
+/// The most events that wait at a broker for a group that says nothing of it.
+const BACKLOG: usize = 100_000;
 
 impl<'a, E: Event> Subscribe<'a, E, Plain> {
     /// Shares the work: each event goes to one member of this endpoint's group of that name, and
@@ -50,6 +65,8 @@ impl<'a, E: Event> Subscribe<'a, E, Plain> {
             durable: false,
             handler_timeout: None,
             hold: Duration::from_secs(60),
+            partitions: PARTITIONS,
+            deduplicate: None,
         };
         Subscribe { endpoint, filter, options, mode }
     }
@@ -86,6 +103,40 @@ impl<'a, E: Event> Subscribe<'a, E, Grouped> {
     /// How long the group's events are kept when its last member is gone (60 s unless set).
     pub fn hold(mut self, hold: Duration) -> Self {
         self.mode.hold = hold;
+        self
+    }
+
+    /// Orders the work by key: the events of one key are handled one at a time and in order, over
+    /// all members, whatever the concurrency; those of other keys beside them. A failed event is
+    /// attempted again before the next one of its key, and blocks no other key; when it is dead the
+    /// next one goes. When a member dies or leaves, its keys go to others, in order.
+    ///
+    /// All members must give it, with the same key: a newer program with another one is to use
+    /// another group. Each event is given to a member twice, once for its key to be told. Order is
+    /// that of arrival at the group; a repeat (at least once) may come out of it.
+    ///
+    /// On RabbitMQ keys share [partitions](Self::partitions). If `key` panics the event is a dead
+    /// letter at once.
+    pub fn by_key<Key: Hash>(mut self, key: impl Fn(&E) -> Key + Send + Sync + 'static) -> Self {
+        self.options.key = Some(Arc::new(move |event| number_of(&key(event))));
+        self
+    }
+
+    /// Over how many queues RabbitMQ spreads the keys of [`by_key`](Self::by_key) (16 unless set,
+    /// at most 256): as many members can work at a time. Of all members the same, and never changed
+    /// while the group has events. Other transports need none.
+    pub fn partitions(mut self, partitions: u16) -> Self {
+        self.mode.partitions = NonZeroU16::new(partitions.min(256)).unwrap_or(NonZeroU16::MIN);
+        self
+    }
+
+    /// Drops events whose id a member of this group in this process has handled before, as far as
+    /// the newest `count` ids go, for `age`. An id counts as handled only after its handler
+    /// returned `Ok`: of two that arrive at the same time both are handled. Other processes, and
+    /// this one after a restart, know nothing of it. What it drops is acked, and counted as
+    /// [`dropped_duplicate`](crate::Ledger::dropped_duplicate). An id takes about 64 bytes.
+    pub fn deduplicate(mut self, count: usize, age: Duration) -> Self {
+        self.mode.deduplicate = Some(Limits { count, age });
         self
     }
 
@@ -137,6 +188,8 @@ where
     spec.capacity = capacity;
     spec.hold = mode.hold;
     spec.durable = mode.durable;
+    spec.backlog = options.capacity.unwrap_or(BACKLOG).clamp(1, MOST);
+    spec.keyed = options.key.is_some().then_some(mode.partitions);
 
     let bus = endpoint.bus.clone();
     bus.check_not_closing(|| SubscribeError::Closed { topic: topic.clone() })?;
@@ -153,6 +206,7 @@ where
         counters: Arc::default(),
         retry: spec.retry,
         handler_timeout: mode.handler_timeout,
+        seen: mode.deduplicate.map(|limits| bus.seen.of(&spec.key, limits)),
         told: Told::new(&bus),
         topic: spec.key.topic,
     });
@@ -173,6 +227,7 @@ struct Member<E: Event, F> {
     counters: Arc<Counters>,
     retry: Retry,
     handler_timeout: Option<Duration>,
+    seen: Option<Arc<Seen>>,
     told: Told,
     topic: Topic,
 }
@@ -195,7 +250,6 @@ async fn work<E: Event, F, Fut>(
             Some(_) = running.join_next(), if !running.is_empty() => {}
             next = deliveries.next(), if running.len() < concurrency => {
                 let Some(delivery) = next else { break };
-                member.counters.arrived();
                 running.spawn(member.clone().handle(delivery));
             }
         }
@@ -214,8 +268,25 @@ where
     Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
 {
     async fn handle(self: Arc<Self>, delivery: Delivery) {
-        let Delivery { envelope, attempt, settlement, .. } = delivery;
-        let (outcome, fate) = match self.open(envelope, attempt) {
+        let Delivery { envelope, attempt, key, settlement, .. } = delivery;
+        let opened = self.open(envelope, attempt);
+        let opened = match (opened, &self.options.key) {
+            (Opened::Message(message), Some(key_of)) if key.is_none() => {
+                match panic::catch_unwind(AssertUnwindSafe(|| key_of(&message))) {
+                    // It has not arrived yet: it comes again in its key's turn.
+                    Ok(key) => return settlement.settle(Outcome::Keyed(key)),
+                    Err(panic) => Opened::Panicked(panic_text(&*panic)),
+                }
+            }
+            (opened, _) => opened,
+        };
+        self.counters.arrived();
+        let (outcome, fate) = match opened {
+            Opened::Panicked(panic) if self.options.key.is_some() && key.is_none() => {
+                // Without a key it has no turn to be tried again in.
+                let failure = Failure::new(DeadReason::Panic, panic);
+                (Outcome::Refused(failure), Fate::dead_lettered)
+            }
             Opened::Filtered => (Outcome::Done, Fate::filtered),
             Opened::Panicked(panic) => self.failed(Failure::new(DeadReason::Panic, panic), attempt),
             Opened::Lost(_, reason) => {
@@ -226,6 +297,9 @@ where
                 self.tell(reason.clone()).await;
                 (Outcome::Refused(Failure::new(dead, reason.to_string())), Fate::dead_lettered)
             }
+            Opened::Message(message) if self.has_seen(message.id()) => {
+                (Outcome::Done, Fate::dropped_duplicate)
+            }
             Opened::Message(_) if !self.takes_one_more() => (Outcome::HandBack, Fate::handed_back),
             Opened::Message(message) => self.call(message, attempt).await,
         };
@@ -235,13 +309,19 @@ where
 
     /// Runs the handler, and says what that means for the event.
     async fn call(&self, message: Message<E>, attempt: u32) -> (Outcome, Fate) {
+        let id = message.id();
         let call = run(self.running(), || (self.handler)(message));
         let handled = match self.handler_timeout {
             None => Some(call.await),
             Some(limit) => tokio::time::timeout(limit, call).await.ok(),
         };
         let failure = match handled {
-            Some(Handled::Ok) => return (Outcome::Done, Fate::handled),
+            Some(Handled::Ok) => {
+                if let Some(seen) = &self.seen {
+                    seen.insert(id);
+                }
+                return (Outcome::Done, Fate::handled);
+            }
             Some(Handled::Error(text)) => Failure::new(DeadReason::Error, text),
             Some(Handled::Panic(text)) => Failure::new(DeadReason::Panic, text),
             None => Failure::new(
@@ -294,6 +374,10 @@ impl<E: Event, F> Member<E, F> {
                 .await;
             }
         }
+    }
+
+    fn has_seen(&self, id: MessageId) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.contains(id))
     }
 
     /// Counts one message against `take`.

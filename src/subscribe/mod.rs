@@ -8,8 +8,10 @@ mod builder;
 mod chunk;
 mod group;
 mod handler;
+mod key;
 mod kind;
 mod reader;
+mod seen;
 mod stream;
 
 pub use builder::{Starting, Subscribe};
@@ -18,6 +20,7 @@ pub use group::Grouped;
 pub(crate) use handler::panic_text;
 pub use handler::{HandlerError, Subscription};
 pub use kind::{Any, Kind};
+pub(crate) use seen::AllSeen;
 pub use stream::{EventStream, Pull};
 
 /// A plain subscription is being built: every one gets every event.

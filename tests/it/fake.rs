@@ -9,7 +9,7 @@ use busway::Bus;
 use busway_transport::{
     Address, Arrival, Asks, BoxStream, Capabilities, Changes, Commit, Common, ConnectOptions,
     Connector, ContentType, DeadLetter, Deliveries, Envelope, Express, GroupDeliveries, GroupKey,
-    GroupSpec, Interest, MessageId, Name, OutgoingRequest, Payload, Peer, PeerId, Permit,
+    GroupSpec, Interest, Letters, MessageId, Name, OutgoingRequest, Payload, Peer, PeerId, Permit,
     PlainInterest, Receipt, Reply, ResponderSpec, Route, Source, Status, SubscriptionId, Transport,
     TransportError,
 };
@@ -176,6 +176,18 @@ impl Transport for Fake {
 
     async fn dead_letters(&self, _: &GroupKey) -> Result<Vec<DeadLetter>, TransportError> {
         Ok(Vec::new())
+    }
+
+    async fn replay(&self, _: &GroupKey, _: Letters) -> Result<usize, TransportError> {
+        Ok(0)
+    }
+
+    async fn purge(&self, _: &GroupKey, _: Letters) -> Result<usize, TransportError> {
+        Ok(0)
+    }
+
+    async fn remove_group(&self, _: &GroupKey, _: bool) -> Result<(), TransportError> {
+        Ok(())
     }
 
     async fn respond(&self, _: ResponderSpec) -> Result<Asks, TransportError> {

@@ -5,7 +5,7 @@ use busway::{Bus, DeadLetter, DeadReason, Endpoint, Retry};
 use crate::events::{Named, Numbered, Superstitious, watched};
 
 /// The dead letters of the group `g`, as soon as there are some.
-async fn dead_letters(endpoint: &Endpoint) -> Vec<DeadLetter> {
+async fn dead_letters(endpoint: &Endpoint) -> Vec<DeadLetter<Numbered>> {
     loop {
         let letters = endpoint.dead_letters::<Numbered>("g").await.unwrap();
         if !letters.is_empty() {

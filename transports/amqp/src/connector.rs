@@ -132,6 +132,7 @@ async fn connect(
         rebind: rebind.clone(),
         phase: phase.clone(),
         tasks: tasks.clone(),
+        reading: tokio::sync::Mutex::default(),
         consumers: Gauge::new(),
         work: Gauge::new(),
         settings,

@@ -8,10 +8,10 @@
 //! (from a URL to two connections), `dial`, `connection` and `status` (how a connection comes back),
 //! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`
 //! (confirms, order, what happens to the unconfirmed), `plain` (subscriptions), `served` with
-//! `acks`, `group` and `respond` (deliveries that are answered), `request` (the asking side), `presence`
-//! and `peers` (who is there), `transport` (the contract's verbs), `rebind` (an
-//! exchange that went), `shared` and `tasks` (what
-//! holds it together), `error`.
+//! `acks`, `group` and `respond` (deliveries that are answered), `keyed` and `line` (groups that are
+//! ordered by key), `forward`, `dead` and `remove` (retries, dead letters, and the end of a group),
+//! `request` (the asking side), `presence` and `peers` (who is there), `transport` (the contract's
+//! verbs), `rebind` (an exchange that went), `shared` and `tasks` (what holds it together), `error`.
 //!
 //! Three rules run through all of it. lapin's recovery is off: each part keeps its own list of
 //! declarations and replays it on every new connection. Nothing waits for the broker without a
@@ -24,15 +24,20 @@ mod acks;
 mod address;
 mod connection;
 mod connector;
+mod dead;
 mod dial;
 mod error;
+mod forward;
 mod group;
+mod keyed;
+mod line;
 mod peers;
 mod plain;
 mod presence;
 mod properties;
 mod publish;
 mod rebind;
+mod remove;
 mod request;
 mod respond;
 mod served;

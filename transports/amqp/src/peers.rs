@@ -4,7 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use busway_transport::{Host, Name, Notice, Peer, PeerId, Topic, TopicFilter, TransportError};
+use busway_transport::{
+    GroupKey, Host, Name, Notice, Peer, PeerId, Topic, TopicFilter, TransportError,
+};
 use futures::StreamExt;
 use lapin::options::BasicConsumeOptions;
 use lapin::types::{FieldTable, ShortString};
@@ -13,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::connection::backoff;
 use crate::error::{self, within};
-use crate::presence::{Hello, Kind};
+use crate::presence::{Group, Hello, Kind};
 use crate::rebind::Rebind;
 use crate::shared::Shared;
 use crate::tasks::Phase;
@@ -65,6 +67,18 @@ impl Peers {
             };
             plain || group()
         })
+    }
+
+    /// The buses that have members of a group.
+    pub(crate) fn members(&self, key: &GroupKey) -> Vec<PeerId> {
+        let is_it = |group: &Group| {
+            key.topic == group.topic.as_str()
+                && key.endpoint == group.endpoint.as_str()
+                && key.group == group.group.as_str()
+        };
+        let table = self.table();
+        let members = table.iter().filter(|(_, known)| known.hello.groups.iter().any(is_it));
+        members.map(|(id, _)| *id).collect()
     }
 
     pub(crate) fn has_responder(&self, topic: &Topic, to: Option<&Name>) -> bool {

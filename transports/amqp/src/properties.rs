@@ -27,6 +27,14 @@ pub(crate) const FAILURE: &str = "busway-failure";
 pub(crate) const TEXT: &str = "busway-text";
 pub(crate) const DEAD_REASON: &str = "busway-dead-reason";
 pub(crate) const DEAD_AT_MS: &str = "busway-dead-at-ms";
+/// When the first attempt began.
+pub(crate) const FIRST_MS: &str = "busway-first-ms";
+/// When the last attempt began.
+pub(crate) const LAST_MS: &str = "busway-last-ms";
+/// The queue to which the dead letter's group's events come.
+pub(crate) const QUEUE: &str = "busway-queue";
+/// The number of the key by which its group is ordered.
+pub(crate) const KEY: &str = "busway-key";
 /// A user's header whose key begins like ours travels under this prefix.
 const USER: &str = "busway-user-";
 const OURS: &str = "busway-";
@@ -63,6 +71,17 @@ impl Table {
             }
         }
         Self(table)
+    }
+
+    /// Leaves out what a group's attempts have added: it begins anew.
+    pub(crate) fn forget_attempts(&mut self) {
+        let added = [ATTEMPT, DEAD_REASON, TEXT, DEAD_AT_MS, FIRST_MS, LAST_MS, QUEUE, KEY];
+        let kept = std::mem::take(&mut self.0);
+        for (key, value) in kept.inner() {
+            if !added.contains(&key.as_str()) {
+                self.0.insert(key.clone(), value.clone());
+            }
+        }
     }
 
     pub(crate) fn done(self) -> FieldTable {

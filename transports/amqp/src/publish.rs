@@ -49,9 +49,6 @@ pub(crate) struct Outgoing {
 /// How long room may be kept from those who wait for it.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// What a nack means.
-const NOT_TAKEN: &str = "the broker did not take it: a queue is full or failed";
-
 type Answer = Result<Receipt, TransportError>;
 
 struct Job {
@@ -387,8 +384,9 @@ impl Worker {
             match self.unconfirmed.get(&number) {
                 Some(job) if job.out.mandatory && taken => mandatory.push(number),
                 Some(job) if !taken => {
-                    let (what, reason) = (job.out.what.clone(), NOT_TAKEN.to_owned());
-                    self.end(number, Err(TransportError::Rejected { what, reason }));
+                    // A queue is full (reject-publish), or failed: the broker does not say which.
+                    let (topic, id) = (job.out.what.clone(), job.out.id);
+                    self.end(number, Err(TransportError::GroupFull { topic, id }));
                 }
                 // The broker confirms what it could route to nobody, too.
                 _ => self.end(number, Ok(Receipt::unknown())),

@@ -8,7 +8,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use busway_transport::{BoxStream, TransportError};
 use bytes::Bytes;
@@ -42,6 +42,14 @@ pub(crate) struct Taken {
     pub(crate) payload: Bytes,
     /// When it came here: the time it then waits counts.
     pub(crate) arrived: Instant,
+}
+
+impl Taken {
+    /// When it came here, by the calendar.
+    pub(crate) fn arrived(&self) -> SystemTime {
+        let now = SystemTime::now();
+        now.checked_sub(self.arrived.elapsed()).unwrap_or(now)
+    }
 }
 
 /// One kind of deliveries that are answered.

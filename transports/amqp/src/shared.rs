@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) rebind: Rebind,
     pub(crate) phase: PhaseWatch,
     pub(crate) tasks: Tasks,
+    /// Whoever reads dead letters.
+    pub(crate) reading: tokio::sync::Mutex<()>,
     /// Open consumers: what `leave` withdraws.
     pub(crate) consumers: Gauge,
     /// Deliveries and requests that were taken and are not settled.

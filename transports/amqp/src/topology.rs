@@ -21,6 +21,8 @@ use crate::error::short;
 const DELIVERY_LIMIT: i64 = 1000;
 /// Listing dead letters takes and returns them: that must never use them up.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
+/// How many dead letters a group keeps.
+const DEAD_LETTERS: i64 = 10_000;
 /// How long a responder's queue outlives a crash of the broker without its responder.
 const RESPONDER_EXPIRES: Duration = Duration::from_secs(10);
 /// The steps of retry delays in milliseconds; a delay is rounded up to the next.
@@ -196,10 +198,31 @@ impl Topology {
         short(format!("{}.dead.{}.{}.{}", self.bus, key.endpoint, key.group, key.topic))
     }
 
-    /// A group's dead letters.
+    /// Held by whoever reads a group's dead letters.
+    pub(crate) fn lock_queue(&self, key: &GroupKey) -> Result<ShortString, TransportError> {
+        short(format!("{}.lock.{}.{}.{}", self.bus, key.endpoint, key.group, key.topic))
+    }
+
+    /// One of the queues over which the events of a group that is ordered by key are spread.
+    pub(crate) fn partition_queue(
+        &self,
+        key: &GroupKey,
+        durable: bool,
+        number: u16,
+    ) -> Result<ShortString, TransportError> {
+        let kind = if durable { "dpart" } else { "part" };
+        let GroupKey { endpoint, group, topic } = key;
+        short(format!("{}.{kind}.{number}.{endpoint}.{group}.{topic}", self.bus))
+    }
+
+    /// A group's dead letters. Bounded: the oldest makes room.
     pub(crate) fn dead(&self, key: &GroupKey) -> Result<Stand, TransportError> {
         let queue = self.dead_queue(key)?;
-        let mut arguments = table([("x-queue-type", text(self.queue_type.as_str()))]);
+        let mut arguments = table([
+            ("x-queue-type", text(self.queue_type.as_str())),
+            ("x-max-length", AMQPValue::LongLongInt(DEAD_LETTERS)),
+            ("x-overflow", text("drop-head")),
+        ]);
         if self.queue_type == QueueType::Quorum {
             arguments
                 .insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DEAD_DELIVERY_LIMIT));
@@ -211,15 +234,39 @@ impl Topology {
     /// A group's work, with its dead letters as the broker's own last resort.
     pub(crate) fn group(&self, spec: &GroupSpec) -> Result<Stand, TransportError> {
         let key = &spec.key;
-        let queue = self.group_queue(key, spec.durable)?;
-        let dead = self.dead(key)?;
+        let mut stand = self.work(spec, self.group_queue(key, spec.durable)?)?;
+        let queue = &stand.queue;
+        stand.declare.push(self.bind(queue, self.pattern(key.topic.as_str(), None)?));
+        let addressed = self.pattern(key.topic.as_str(), Some(&key.endpoint))?;
+        stand.declare.push(self.bind(queue, addressed));
+        Ok(stand)
+    }
+
+    /// One partition of a group that is ordered by key. Nothing is bound to it: who takes events
+    /// from the group's queue reads their keys and sends them here.
+    pub(crate) fn partition(&self, spec: &GroupSpec, number: u16) -> Result<Stand, TransportError> {
+        self.work(spec, self.partition_queue(&spec.key, spec.durable, number)?)
+    }
+
+    /// A queue of a group's work. Bounded: what is over the bound is refused, and its publisher
+    /// told. That is for quorum queues only: what a retry tier gives to a full classic queue the
+    /// broker would drop.
+    fn work(&self, spec: &GroupSpec, queue: ShortString) -> Result<Stand, TransportError> {
+        let dead = self.dead(&spec.key)?;
         let mut arguments = table([
             ("x-queue-type", text(self.queue_type.as_str())),
             ("x-dead-letter-exchange", text("")),
             ("x-dead-letter-routing-key", text(dead.queue.as_str())),
         ]);
         if self.queue_type == QueueType::Quorum {
+            let backlog = i64::try_from(spec.backlog.max(1)).unwrap_or(i64::MAX);
             arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DELIVERY_LIMIT));
+            arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(backlog));
+            arguments.insert("x-overflow".into(), text("reject-publish"));
+        }
+        if spec.keyed.is_some() {
+            // Two consumers at a time would mix up a key's order.
+            arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
         }
         if !spec.durable {
             arguments.insert("x-expires".into(), millis(spec.hold.max(Duration::from_secs(1))));
@@ -227,8 +274,6 @@ impl Topology {
         let mut declare = self.exchanges();
         declare.extend(dead.declare);
         declare.push(Declare::Queue { name: queue.clone(), options: DURABLE, arguments });
-        declare.push(self.bind(&queue, self.pattern(key.topic.as_str(), None)?));
-        declare.push(self.bind(&queue, self.pattern(key.topic.as_str(), Some(&key.endpoint))?));
         Ok(Stand { queue, declare })
     }
 

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use busway_transport::{
     Asks, Capabilities, Capability, Changes, Commit, Common, ContentType, DeadLetter, Deliveries,
-    Envelope, Express, GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer,
-    Permit, PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport,
-    TransportError,
+    Envelope, Express, GroupDeliveries, GroupKey, GroupSpec, Interest, Letters, Name,
+    OutgoingRequest, Peer, Permit, PlainInterest, Reply, ResponderSpec, Route, Status,
+    SubscriptionId, Transport, TransportError,
 };
 use lapin::types::ShortString;
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use crate::properties::{self, MAX_PAYLOAD};
 use crate::publish::{Outgoing, Slot};
 use crate::shared::Shared;
 use crate::tasks::{Phase, TasksEnd};
-use crate::{group, respond};
+use crate::{dead, group, remove, respond};
 
 /// How long the tasks may take to end: the connections say goodbye.
 const ENDING: Duration = Duration::from_secs(3);
@@ -107,6 +107,18 @@ impl AmqpTransport {
     /// After `leave` a bus may still publish: handlers that drain do.
     fn ensure_not_closed(&self) -> Result<(), TransportError> {
         if self.shared.phase.is(Phase::Closed) { Err(TransportError::Closed) } else { Ok(()) }
+    }
+
+    /// A cold call, which may have to wait for a lost connection, or for others at that group.
+    async fn at_group<T>(
+        &self,
+        what: &str,
+        call: impl Future<Output = Result<T, TransportError>>,
+    ) -> Result<T, TransportError> {
+        self.ensure_not_closed()?;
+        tokio::time::timeout(6 * OPERATION, Box::pin(call))
+            .await
+            .unwrap_or_else(|_| Err(timed_out(what, 6 * OPERATION)))
     }
 
     async fn drained(&self, deadline: Instant) -> Result<(), TransportError> {
@@ -204,12 +216,19 @@ impl Transport for AmqpTransport {
     }
 
     async fn dead_letters(&self, group: &GroupKey) -> Result<Vec<DeadLetter>, TransportError> {
-        self.ensure_not_closed()?;
-        let reading = group::dead_letters(&self.shared, group);
-        // The connection may be lost for longer than one exchange takes.
-        tokio::time::timeout(3 * OPERATION, Box::pin(reading))
-            .await
-            .unwrap_or_else(|_| Err(timed_out("reading dead letters", 3 * OPERATION)))
+        self.at_group("reading dead letters", dead::list(&self.shared, group)).await
+    }
+
+    async fn replay(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        self.at_group("replaying dead letters", dead::replay(&self.shared, group, which)).await
+    }
+
+    async fn purge(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        self.at_group("purging dead letters", dead::purge(&self.shared, group, which)).await
+    }
+
+    async fn remove_group(&self, group: &GroupKey, force: bool) -> Result<(), TransportError> {
+        self.at_group("removing a group", remove::remove(&self.shared, group, force)).await
     }
 
     async fn respond(&self, spec: ResponderSpec) -> Result<Asks, TransportError> {

@@ -6,15 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use busway::{
-    Address, Builder, Capabilities, Connector, DeadLetter, Name, Peer, Status, TransportError,
-};
+use busway::{Address, Builder, Capabilities, Connector, Name, Peer, Status, TransportError};
 use busway_conformance::{Case, Harness, WATCHDOG, run, run_case_within};
 use busway_memory::{MemoryConnector, MemoryTransport};
 use busway_transport::{
-    Arrival, Ask, Asks, Changes, Common, ConnectOptions, Deliveries, Delivery, Express,
-    GroupDeliveries, GroupKey, GroupSpec, Interest, Outcome, OutgoingRequest, PlainInterest,
-    Replier, Reply, ResponderSpec, Route, Settlement, SubscriptionId, Transport,
+    Arrival, Ask, Asks, Changes, Common, ConnectOptions, DeadLetter, Deliveries, Delivery, Express,
+    GroupDeliveries, GroupKey, GroupSpec, Interest, Letters, Outcome, OutgoingRequest,
+    PlainInterest, Replier, Reply, ResponderSpec, Route, Settlement, SubscriptionId, Transport,
 };
 use futures::future::join_all;
 use futures::{Stream, StreamExt, stream};
@@ -38,6 +36,12 @@ enum Fault {
     RepeatsWork,
     /// A failed attempt counts as done.
     ForgetsFailures,
+    /// Each event has a key of its own.
+    MixesKeys,
+    /// What is replayed is lost.
+    LosesReplays,
+    /// What is purged stays listed.
+    KeepsPurged,
     /// An interest is never withdrawn.
     LeaksInterests,
     /// Every tenth reply is lost.
@@ -63,6 +67,14 @@ const CAUGHT: &[(Fault, &str, &str, &str)] = &[
         "law_07",
         "failed_event_is_attempted_again_and_then_dead_lettered",
         "hung",
+    ),
+    (Fault::MixesKeys, "law_07", "failing_key_waits_in_place_and_blocks_no_other", "(11, 1)"),
+    (Fault::LosesReplays, "law_07", "replayed_letter_comes_back_and_is_listed_no_longer", "hung"),
+    (
+        Fault::KeepsPurged,
+        "law_07",
+        "replayed_letter_comes_back_and_is_listed_no_longer",
+        "expected NotListed twice",
     ),
     (Fault::LeaksInterests, "law_15", "what_is_given_up_is_withdrawn", "hung"),
     (Fault::LosesReplies, "law_08", "response_arrives", "hung"),
@@ -178,12 +190,12 @@ fn resettled(
     delivery: Delivery,
     change: impl FnOnce(Outcome) -> Option<Outcome> + Send + 'static,
 ) -> Delivery {
-    let Delivery { envelope, attempt, settlement, .. } = delivery;
+    let Delivery { envelope, attempt, key, settlement, .. } = delivery;
     let settlement = Settlement::new(move |outcome| match change(outcome) {
         Some(outcome) => settlement.settle(outcome),
         None => std::mem::forget(settlement),
     });
-    Delivery::new(envelope, attempt, settlement)
+    Delivery::new(envelope, attempt, settlement).with_key(key)
 }
 
 fn break_work(fault: Fault, deliveries: GroupDeliveries) -> GroupDeliveries {
@@ -195,6 +207,13 @@ fn break_work(fault: Fault, deliveries: GroupDeliveries) -> GroupDeliveries {
         Fault::ForgetsFailures => Box::pin(deliveries.map(|delivery| {
             resettled(delivery, |outcome| match outcome {
                 Outcome::Failed(_) => Some(Outcome::Done),
+                other => Some(other),
+            })
+        })),
+        Fault::MixesKeys => Box::pin(deliveries.map(move |delivery| {
+            count += 1;
+            resettled(delivery, move |outcome| match outcome {
+                Outcome::Keyed(_) => Some(Outcome::Keyed(count)),
                 other => Some(other),
             })
         })),
@@ -295,6 +314,24 @@ impl Transport for FakeTransport {
 
     async fn dead_letters(&self, group: &GroupKey) -> Result<Vec<DeadLetter>, TransportError> {
         self.inner.dead_letters(group).await
+    }
+
+    async fn replay(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        match self.fault {
+            Fault::LosesReplays => self.inner.purge(group, which).await,
+            _ => self.inner.replay(group, which).await,
+        }
+    }
+
+    async fn purge(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        match self.fault {
+            Fault::KeepsPurged => Ok(self.inner.dead_letters(group).await?.len()),
+            _ => self.inner.purge(group, which).await,
+        }
+    }
+
+    async fn remove_group(&self, group: &GroupKey, force: bool) -> Result<(), TransportError> {
+        self.inner.remove_group(group, force).await
     }
 
     async fn respond(&self, spec: ResponderSpec) -> Result<Asks, TransportError> {

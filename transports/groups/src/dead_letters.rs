@@ -1,8 +1,12 @@
 //! A bounded store of dead letters.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Instant;
 
-use busway_transport::{DeadLetter, GroupKey, MessageId};
+use busway_transport::{DeadLetter, GroupKey, Letters, MessageId, Party, TransportError};
+
+use crate::engine::Engine;
+use crate::members::MemberKey;
 
 /// The dead letters that a process keeps: per group at most a given number, so that a group that
 /// fails a lot does not push out another group's letters. An id is there at most once per group.
@@ -23,6 +27,9 @@ struct Shelf {
 }
 
 impl DeadLetters {
+    /// How many letters of a group a process keeps, unless it has a reason for another number.
+    pub const LIMIT: usize = 1024;
+
     /// A store that keeps the newest `limit` letters of each group.
     pub fn new(limit: usize) -> Self {
         Self { limit, groups: HashMap::new(), dropped: 0 }
@@ -54,7 +61,25 @@ impl DeadLetters {
         self.groups.get(group).into_iter().flat_map(|shelf| shelf.letters.values())
     }
 
-    /// Takes one letter out, to replay or to discard it.
+    /// One letter.
+    pub fn get(&self, group: &GroupKey, id: MessageId) -> Option<&DeadLetter> {
+        let shelf = self.groups.get(group)?;
+        shelf.letters.get(shelf.by_id.get(&id)?)
+    }
+
+    /// The ids of the letters that are meant and there, oldest first.
+    pub fn ids(&self, group: &GroupKey, which: Letters) -> VecDeque<MessageId> {
+        let ids = self.list(group).map(|letter| letter.envelope.id);
+        ids.filter(|id| which == Letters::All || which == Letters::One(*id)).collect()
+    }
+
+    /// Throws letters away. Gives how many there were.
+    pub fn purge(&mut self, group: &GroupKey, which: Letters) -> usize {
+        let ids = self.ids(group, which);
+        ids.iter().filter(|id| self.remove(group, **id).is_some()).count()
+    }
+
+    /// Takes one letter out.
     pub fn remove(&mut self, group: &GroupKey, id: MessageId) -> Option<DeadLetter> {
         let shelf = self.groups.get_mut(group)?;
         let letter = shelf.remove(id);
@@ -89,5 +114,54 @@ impl Shelf {
     fn remove(&mut self, id: MessageId) -> Option<DeadLetter> {
         let place = self.by_id.remove(&id)?;
         self.letters.remove(&place)
+    }
+}
+
+/// Why a letter could not be replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unplaced {
+    /// Its group is not known: it has no member, and is not held.
+    NoGroup,
+    /// Its group has no room.
+    Full(Party),
+}
+
+/// A replay of some letters, which goes on where it stood when there is room again. Letters that
+/// die anew meanwhile are not replayed twice.
+#[derive(Debug)]
+pub struct Replay {
+    group: GroupKey,
+    ids: VecDeque<MessageId>,
+    replayed: usize,
+}
+
+impl Replay {
+    /// A replay of the letters that are there now.
+    pub fn new(letters: &DeadLetters, group: &GroupKey, which: Letters) -> Self {
+        Self { group: group.clone(), ids: letters.ids(group, which), replayed: 0 }
+    }
+
+    /// Replays as many as there is room for. Gives how many there were in all when it is over,
+    /// and `None` when it is to be called again after [`Effect::Room`](crate::Effect::Room).
+    ///
+    /// # Errors
+    /// [`TransportError::NoGroup`]: what is left stays listed.
+    pub fn go_on<M: MemberKey>(
+        &mut self,
+        engine: &mut Engine<M>,
+        letters: &mut DeadLetters,
+        now: Instant,
+    ) -> Result<Option<usize>, TransportError> {
+        while let Some(id) = self.ids.front() {
+            match engine.replay(letters, &self.group, *id, now) {
+                Ok(was_there) => self.replayed += usize::from(was_there),
+                Err(Unplaced::Full(_)) => return Ok(None),
+                Err(Unplaced::NoGroup) => {
+                    return Err(TransportError::NoGroup { group: Box::new(self.group.clone()) });
+                }
+            }
+            self.ids.pop_front();
+        }
+        Ok(Some(self.replayed))
     }
 }

@@ -21,6 +21,9 @@ pub enum Effect<M> {
         envelope: Envelope,
         /// Which attempt this is, from 1.
         attempt: u32,
+        /// Its key, in whose turn it comes; `None` in a group with keys asks for it, see
+        /// [`Delivery::key`](busway_transport::Delivery::key).
+        key: Option<u64>,
     },
     /// Keep the event as a dead letter: the engine has let go of it.
     DeadLetter {

@@ -3,8 +3,11 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
-use busway_transport::{DeadLetter, Envelope, GroupKey, GroupSpec, Outcome, Party, Route, Topic};
+use busway_transport::{
+    DeadLetter, Envelope, GroupKey, GroupSpec, MessageId, Outcome, Party, Route, Topic,
+};
 
+use crate::dead_letters::{DeadLetters, Unplaced};
 use crate::effect::{Effect, Tag};
 use crate::group::{Group, GroupId};
 use crate::members::MemberKey;
@@ -18,6 +21,8 @@ use crate::reservation::Reservation;
 ///   owed (waiting, delivered to one member, waiting for a retry), done, a dead letter, lost.
 /// * A member has at most its concurrency unsettled.
 /// * First attempts are handed out in commit order; a retry whose time has come goes before them.
+/// * In a group with keys the events of one key are handed out in commit order and one at a time,
+///   whoever has them: the next goes when the one before it is done or dead.
 /// * A group owes at most its capacity, promised room included; see [`commit`](Self::commit) for
 ///   the one exception.
 /// * Settling, delivering and committing cost the logarithm of what a group owes.
@@ -41,6 +46,8 @@ pub struct Engine<M> {
     room: bool,
     last_group: u64,
     last_tag: u64,
+    /// The latest time that was told: that of deliveries, which are made when they are polled.
+    now: Option<Instant>,
 }
 
 impl<M: MemberKey> Default for Engine<M> {
@@ -64,6 +71,7 @@ impl<M: MemberKey> Engine<M> {
             room: false,
             last_group: 0,
             last_tag: 0,
+            now: None,
         }
     }
 
@@ -117,7 +125,7 @@ impl<M: MemberKey> Engine<M> {
     pub fn lost(&mut self, member: M, now: Instant) {
         let Some(id) = self.members.remove(&member) else { return };
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let letters = group.lose(member);
+        let letters = group.lose(member, now);
         self.dead.extend(letters.into_iter().map(|letter| (letter, member)));
         self.member_gone(id, false, now);
     }
@@ -182,6 +190,35 @@ impl<M: MemberKey> Engine<M> {
         parties
     }
 
+    /// Gives a dead letter back to its group: a new event under its old id, its attempts counted
+    /// from 1. The letter is taken out only if the group has room. Gives whether it was there.
+    ///
+    /// # Errors
+    /// [`Unplaced`]: the letter stays where it is. When it was for lack of room,
+    /// [`Effect::Room`] tells when there is some.
+    pub fn replay(
+        &mut self,
+        letters: &mut DeadLetters,
+        group: &GroupKey,
+        id: MessageId,
+        now: Instant,
+    ) -> Result<bool, Unplaced> {
+        if letters.get(group, id).is_none() {
+            return Ok(false);
+        }
+        let number = *self.by_key.get(group).ok_or(Unplaced::NoGroup)?;
+        let known = self.groups.get_mut(&number).ok_or(Unplaced::NoGroup)?;
+        if !known.has_room() {
+            known.turned_away = true;
+            return Err(Unplaced::Full(known.party()));
+        }
+        if let Some(letter) = letters.remove(group, id) {
+            known.queue.push(letter.envelope);
+        }
+        self.touch(number, now);
+        Ok(true)
+    }
+
     /// Gives promised room back.
     pub fn release(&mut self, reservation: Reservation) {
         for id in reservation.groups {
@@ -227,14 +264,14 @@ impl<M: MemberKey> Engine<M> {
         while let Some(id) = self.ready.pop_front() {
             let Some(group) = self.groups.get_mut(&id) else { continue };
             let tag = Tag(self.last_tag + 1);
-            let Some((member, envelope, attempt)) = group.deliver(tag) else {
+            let Some(deliver) = self.now.and_then(|now| group.deliver(tag, now)) else {
                 group.listed = false;
                 continue;
             };
             self.last_tag += 1;
             // To the back of the list: groups take turns.
             self.ready.push_back(id);
-            return Some(Effect::Deliver { member, tag, envelope, attempt });
+            return Some(deliver);
         }
         None
     }
@@ -318,6 +355,7 @@ impl<M: MemberKey> Engine<M> {
 
     /// Brings everything that is derived from a group up to date. Called after every change to it.
     fn touch(&mut self, id: GroupId, now: Instant) {
+        self.now = Some(now);
         let Some(group) = self.groups.get_mut(&id) else { return };
         group.queue.wake(now);
         self.room |= group.tell_room();

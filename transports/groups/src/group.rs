@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use busway_transport::{
-    DeadLetter, DeadReason, Envelope, Failure, GroupKey, GroupSpec, Outcome, Party, Retry,
+    DeadLetter, DeadReason, Failure, GroupKey, GroupSpec, Outcome, Party, Retry,
 };
 
-use crate::effect::Tag;
+use crate::effect::{Effect, Tag};
 use crate::members::{MemberKey, Members};
 use crate::queue::{Event, Queue};
 
@@ -69,6 +69,9 @@ impl<M: MemberKey> Group<M> {
         self.capacity = spec.capacity.max(1);
         self.hold = spec.hold;
         self.members.add(member, spec.concurrency);
+        if spec.keyed.is_some() {
+            self.queue.use_keys();
+        }
         self.expires = None;
     }
 
@@ -108,15 +111,17 @@ impl<M: MemberKey> Group<M> {
     }
 
     /// Hands out the next event.
-    pub(crate) fn deliver(&mut self, tag: Tag) -> Option<(M, Envelope, u32)> {
+    pub(crate) fn deliver(&mut self, tag: Tag, now: Instant) -> Option<Effect<M>> {
         if !self.can_deliver() {
             return None;
         }
         let mut event = self.queue.pop()?;
         let member = self.members.choose(event.avoid.take())?;
-        let (envelope, attempt) = (event.envelope.clone(), event.attempt);
+        let first = event.attempted.map_or(now, |(first, _)| first);
+        event.attempted = Some((first, now));
+        let (envelope, attempt, key) = (event.envelope.clone(), event.attempt, event.key);
         self.delivered.insert(tag, Delivered { member, event });
-        Some((member, envelope, attempt))
+        Some(Effect::Deliver { member, tag, envelope, attempt, key })
     }
 
     /// Ends a delivery. `None` when there is none of that tag with that member.
@@ -133,10 +138,17 @@ impl<M: MemberKey> Group<M> {
         let mut event = self.delivered.remove(&tag)?.event;
         let member_known = self.members.unload(member);
         let letter = match outcome {
-            Outcome::Done => None,
+            Outcome::Done => {
+                self.queue.ended(&event);
+                None
+            }
             Outcome::HandBack => {
                 event.avoid = Some(member);
                 self.queue.put_back(event);
+                None
+            }
+            Outcome::Keyed(key) => {
+                self.queue.put_back_keyed(event, key);
                 None
             }
             Outcome::Failed(failure) => match self.retry.after(event.attempt) {
@@ -149,13 +161,13 @@ impl<M: MemberKey> Group<M> {
                     }
                     None
                 }
-                None => Some(self.bury(event, failure)),
+                None => Some(self.bury(event, failure, now)),
             },
-            Outcome::Refused(failure) => Some(self.bury(event, failure)),
+            Outcome::Refused(failure) => Some(self.bury(event, failure, now)),
             // A word that this engine does not know yet: no attempt can be counted on.
             _ => {
                 let failure = Failure::new(DeadReason::Error, "settled in an unknown way");
-                Some(self.bury(event, failure))
+                Some(self.bury(event, failure, now))
             }
         };
         Some(Settled { member_known, letter })
@@ -164,7 +176,7 @@ impl<M: MemberKey> Group<M> {
     /// Forgets a dead member. What it held failed with it, and is for the others at once: the
     /// member is to blame until shown otherwise, so there is nothing to wait for. Those whose last
     /// attempt this was are given back as letters.
-    pub(crate) fn lose(&mut self, member: M) -> Vec<DeadLetter> {
+    pub(crate) fn lose(&mut self, member: M, now: Instant) -> Vec<DeadLetter> {
         self.members.remove(member);
         let mut tags: Vec<_> = self
             .delivered
@@ -182,14 +194,20 @@ impl<M: MemberKey> Group<M> {
                 self.queue.put_back(event);
             } else {
                 let failure = Failure::new(DeadReason::Lost, "the member died during the attempt");
-                letters.push(self.bury(event, failure));
+                letters.push(self.bury(event, failure, now));
             }
         }
         letters
     }
 
-    fn bury(&self, event: Event<M>, failure: Failure) -> DeadLetter {
-        DeadLetter::new(self.key.clone(), event.envelope, event.attempt, failure)
+    fn bury(&mut self, event: Event<M>, failure: Failure, now: Instant) -> DeadLetter {
+        self.queue.ended(&event);
+        let mut letter = DeadLetter::new(self.key.clone(), event.envelope, event.attempt, failure);
+        if let Some((first, last)) = event.attempted {
+            let ago = |then: Instant| letter.at.checked_sub(now.saturating_duration_since(then));
+            (letter.first_attempt, letter.last_attempt) = (ago(first), ago(last));
+        }
+        letter
     }
 
     /// Notes that a member has gone. Gives whether the group goes with it: when it was the last,

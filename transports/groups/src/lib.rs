@@ -42,8 +42,9 @@
 //! # Where things are
 //!
 //! `engine` is the outside: it finds the groups of a route and keeps the timers. `group` holds the
-//! rules of one group, `members` the choice of a member, `queue` the order of events. The store for
-//! [`DeadLetters`] is separate: the engine only says that there is one more.
+//! rules of one group, `members` the choice of a member, `queue` the order of events, with the `lanes`
+//! of groups that are ordered by key. The store for [`DeadLetters`] is separate: the engine only says
+//! that there is one more, and takes back what is replayed.
 
 #![forbid(unsafe_code)]
 
@@ -51,14 +52,16 @@ mod dead_letters;
 mod effect;
 mod engine;
 mod group;
+mod lanes;
 mod members;
 mod queue;
 mod reservation;
 #[cfg(test)]
 mod tests;
 
-pub use dead_letters::DeadLetters;
+pub use dead_letters::{DeadLetters, Replay, Unplaced};
 pub use effect::{Effect, Tag};
 pub use engine::Engine;
+pub use lanes::Lanes;
 pub use members::MemberKey;
 pub use reservation::Reservation;

@@ -41,9 +41,7 @@ impl Mesh {
             }
             Frame::Control(control) => return self.control(link, control),
             Frame::Event { .. } => {}
-            Frame::Deliver { member, tag, attempt, envelope } => {
-                self.work_arrived(link, member, Tag(tag), attempt, envelope);
-            }
+            Frame::Deliver { work, envelope } => self.work_arrived(link, work, envelope),
             Frame::Ask { request, responder, remaining_ms, envelope } => {
                 self.asked(link, request, responder, remaining_ms, envelope)?;
             }

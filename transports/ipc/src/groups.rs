@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use busway_groups::{Effect, Tag};
+use busway_groups::{Effect, Replay, Tag};
 use busway_transport::{
-    Capability, DeadLetter, Delivery, Envelope, GroupDeliveries, GroupKey, GroupSpec, Notice,
-    Outcome, PeerId, Settlement, TransportError,
+    Capability, DeadLetter, Delivery, Envelope, GroupDeliveries, GroupKey, GroupSpec, Letters,
+    Notice, Outcome, PeerId, Settlement, TransportError,
 };
 use futures::Stream;
 
@@ -18,7 +18,7 @@ use crate::mailbox::Mailbox;
 use crate::mesh::{After, Mesh, State};
 use crate::table::OwnMember;
 use crate::wire::envelope::Encoded;
-use crate::wire::{Change, Control, Out};
+use crate::wire::{Change, Control, Out, Work};
 
 /// A member of a group: a bus, and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,14 +31,22 @@ pub(crate) struct Member {
 /// member's concurrency in it.
 pub(crate) type MemberBox = Mailbox<Delivery>;
 
+/// Why durable groups are refused, and all that is about them.
+pub(crate) const NO_DURABLE_GROUPS: TransportError = TransportError::Unsupported {
+    transport: "ipc",
+    capability: Capability::DurableGroups,
+    instead: "a publisher keeps a group's events only as long as it lives; use amqp://… for durable \
+              groups",
+};
+
 /// The stream that the bus polls.
-struct Work {
+struct Share {
     mesh: Arc<Mesh>,
     number: u64,
     mailbox: Arc<MemberBox>,
 }
 
-impl Stream for Work {
+impl Stream for Share {
     type Item = Delivery;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
@@ -46,7 +54,7 @@ impl Stream for Work {
     }
 }
 
-impl Drop for Work {
+impl Drop for Share {
     fn drop(&mut self) {
         let number = self.number;
         self.mesh.withdraw(|state, after| {
@@ -74,12 +82,7 @@ impl Mesh {
         spec: GroupSpec,
     ) -> Result<GroupDeliveries, TransportError> {
         if spec.durable {
-            return Err(TransportError::Unsupported {
-                transport: "ipc",
-                capability: Capability::DurableGroups,
-                instead: "a publisher keeps a group's events only as long as it lives; use \
-                          amqp://… for durable groups",
-            });
+            return Err(NO_DURABLE_GROUPS);
         }
         let mailbox = Arc::new(Mailbox::new());
         let (number, announced) = self.with(|state, _| {
@@ -92,17 +95,18 @@ impl Mesh {
             Ok::<_, TransportError>((number, state.announce(change)))
         })?;
         // Made before the wait: dropping this future leaves the group.
-        let work = Work { mesh: self.clone(), number, mailbox };
+        let share = Share { mesh: self.clone(), number, mailbox };
         announced.all().await;
-        Ok(Box::pin(work))
+        Ok(Box::pin(share))
     }
 
     /// Does what the engine wants done. Called before the lock is released.
     pub(crate) fn drive(self: &Arc<Self>, state: &mut State, after: &mut After) {
         while let Some(effect) = state.engine.poll_effect() {
             match effect {
-                Effect::Deliver { member, tag, envelope, attempt } => {
-                    self.deliver(state, after, member, tag, envelope, attempt);
+                Effect::Deliver { member, tag, envelope, attempt, key } => {
+                    let work = Work { member: member.number, tag: tag.0, attempt, key };
+                    self.deliver(state, after, member.peer, work, envelope);
                 }
                 Effect::DeadLetter { letter, member } => {
                     let elsewhere = member.filter(|member| member.peer != self.me);
@@ -130,26 +134,27 @@ impl Mesh {
         self: &Arc<Self>,
         state: &mut State,
         after: &mut After,
-        member: Member,
-        tag: Tag,
+        peer: PeerId,
+        work: Work,
         envelope: Envelope,
-        attempt: u32,
     ) {
-        if member.peer != self.me {
-            let Some(remote) = state.peers.get(&member.peer) else { return };
+        if peer != self.me {
+            let Some(remote) = state.peers.get(&peer) else { return };
             match Encoded::new(&envelope) {
                 Ok(encoded) => {
-                    remote.link.data(Out::deliver(member.number, tag.0, attempt, &encoded));
+                    remote.link.data(Out::deliver(&work, &encoded));
                 }
                 // Commit encoded the same envelope before it took it.
                 Err(error) => tracing::error!(%error, "group work cannot be encoded"),
             }
             return;
         }
-        let Some(own) = state.own.members.get(&member.number) else { return };
-        let mesh = self.clone();
-        let settlement = Settlement::new(move |outcome| mesh.settle(member, tag, outcome));
-        if let Err(back) = own.mailbox.push(Delivery::new(envelope, attempt, settlement)) {
+        let Some(own) = state.own.members.get(&work.member) else { return };
+        let (mesh, member) = (self.clone(), Member { peer, number: work.member });
+        let settlement =
+            Settlement::new(move |outcome| mesh.settle(member, Tag(work.tag), outcome));
+        let delivery = Delivery::new(envelope, work.attempt, settlement).with_key(work.key);
+        if let Err(back) = own.mailbox.push(delivery) {
             // Its stream is being dropped. Handed back where no lock is held.
             after.drop_later(back);
         }
@@ -162,19 +167,12 @@ impl Mesh {
     }
 
     /// A peer's engine gives work to one of our members.
-    pub(crate) fn work_arrived(
-        self: &Arc<Self>,
-        link: &Arc<Link>,
-        number: u64,
-        tag: Tag,
-        attempt: u32,
-        envelope: Envelope,
-    ) {
+    pub(crate) fn work_arrived(self: &Arc<Self>, link: &Arc<Link>, work: Work, envelope: Envelope) {
+        let Work { member: number, tag, attempt, key } = work;
         let settlement = Settlement::new({
             let (mesh, link) = (self.clone(), link.clone());
             move |outcome| {
-                let settle =
-                    Control::Settle { member: number, tag: tag.0, outcome: (&outcome).into() };
+                let settle = Control::Settle { member: number, tag, outcome: (&outcome).into() };
                 // Goes nowhere when the link is gone: the publisher's engine gives the work to
                 // another member then.
                 link.control(Out::control(&settle));
@@ -182,7 +180,7 @@ impl Mesh {
                 mesh.changed.notify_waiters();
             }
         });
-        let delivery = Delivery::new(envelope, attempt, settlement);
+        let delivery = Delivery::new(envelope, attempt, settlement).with_key(key);
         let mailbox = self.look(|state| {
             state.unsettled += 1;
             state.own.members.get(&number).map(|own| own.mailbox.clone())
@@ -198,11 +196,40 @@ impl Mesh {
     pub(crate) fn keep_letter(&self, state: &mut State, letter: DeadLetter) {
         self.notices.push(Notice::DeadLettered(letter.group.clone()));
         if let Some(oldest) = state.dead.push(letter) {
-            tracing::warn!(group = %oldest.group, id = %oldest.envelope.id, "too many dead letters: the oldest is dropped");
+            let (group, id, dropped) = (oldest.group, oldest.envelope.id, state.dead.dropped());
+            self.notices.push(Notice::DeadLetterDropped { group, id, dropped });
         }
     }
 
     pub(crate) fn dead_letters(&self, group: &GroupKey) -> Vec<DeadLetter> {
         self.look(|state| state.dead.list(group).cloned().collect())
+    }
+
+    /// Gives dead letters back to their group: our own engine takes them.
+    pub(crate) async fn replay(
+        self: &Arc<Self>,
+        group: &GroupKey,
+        which: Letters,
+    ) -> Result<usize, TransportError> {
+        let mut replay = self.look(|state| Replay::new(&state.dead, group, which));
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let step = self.with(|state, _| {
+                state.check_open()?;
+                replay.go_on(&mut state.engine, &mut state.dead, Instant::now())
+            })?;
+            match step {
+                Some(replayed) => return Ok(replayed),
+                None => changed.await,
+            }
+        }
+    }
+
+    pub(crate) fn purge(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        self.look(|state| {
+            state.check_open()?;
+            Ok(state.dead.purge(group, which))
+        })
     }
 }

@@ -26,9 +26,6 @@ use crate::requests::Calls;
 use crate::table::{Own, Plans, Remote};
 use crate::wire::control::Introduction;
 
-/// How many dead letters of one group this process keeps.
-const MAX_DEAD_LETTERS: usize = 1024;
-
 /// One bus's part of the mesh.
 pub(crate) struct Mesh {
     pub(crate) me: PeerId,
@@ -104,7 +101,7 @@ impl Mesh {
                 acks: Acks::default(),
                 engine: Engine::new(),
                 timer_at: None,
-                dead: DeadLetters::new(MAX_DEAD_LETTERS),
+                dead: DeadLetters::new(DeadLetters::LIMIT),
                 unsettled: 0,
                 calls: Calls::default(),
                 waiting: HashMap::new(),

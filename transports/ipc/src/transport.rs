@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 
 use busway_transport::{
     Asks, Capabilities, Capability, Changes, Common, ContentType, DeadLetter, Deliveries, Express,
-    GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Peer, PlainInterest,
-    Reply, ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
+    GroupDeliveries, GroupKey, GroupSpec, Interest, Letters, Name, OutgoingRequest, Peer,
+    PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport, TransportError,
 };
 use tokio::task::AbortHandle;
 use tokio::time::timeout_at;
 
 use crate::express::IpcExpress;
 use crate::folder::{Folder, Socket};
+use crate::groups::NO_DURABLE_GROUPS;
 use crate::mesh::{Mesh, Phase};
 use crate::publish::IpcPermit;
 use crate::wire::{Change, MAX_PAYLOAD};
@@ -157,6 +158,18 @@ impl Transport for IpcTransport {
 
     async fn dead_letters(&self, group: &GroupKey) -> Result<Vec<DeadLetter>, TransportError> {
         Ok(self.mesh.dead_letters(group))
+    }
+
+    async fn replay(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        self.mesh.replay(group, which).await
+    }
+
+    async fn purge(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        self.mesh.purge(group, which)
+    }
+
+    async fn remove_group(&self, _: &GroupKey, _: bool) -> Result<(), TransportError> {
+        Err(NO_DURABLE_GROUPS)
     }
 
     async fn respond(&self, spec: ResponderSpec) -> Result<Asks, TransportError> {

@@ -45,8 +45,13 @@ impl State {
         let keeper = member.map_or(publisher, |member| member.peer);
         if let Some(bus) = self.buses.get_mut(&keeper) {
             let notice = Notice::DeadLettered(letter.group.clone());
-            bus.dead_letters.push(letter);
             self.notices.push((bus.host.clone(), notice));
+            if let Some(oldest) = bus.dead_letters.push(letter) {
+                let (group, id) = (oldest.group, oldest.envelope.id);
+                let dropped = bus.dead_letters.dropped();
+                let notice = Notice::DeadLetterDropped { group, id, dropped };
+                self.notices.push((bus.host.clone(), notice));
+            }
         }
     }
 }
@@ -57,9 +62,9 @@ pub(crate) fn drive(hub: &Arc<Hub>, state: &mut State, publisher: PeerId) {
         state.buses.get_mut(&publisher).and_then(|bus| bus.engine.poll_effect())
     {
         match effect {
-            Effect::Deliver { member, tag, envelope, attempt } => {
+            Effect::Deliver { member, tag, envelope, attempt, key } => {
                 let settlement = settlement(hub, publisher, member, tag);
-                let delivery = Delivery::new(envelope, attempt, settlement);
+                let delivery = Delivery::new(envelope, attempt, settlement).with_key(key);
                 let sent = match state.members.get(&member) {
                     Some(member) => member.deliveries.send(delivery).map_err(|unsent| unsent.0),
                     None => Err(delivery),

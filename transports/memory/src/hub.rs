@@ -12,9 +12,6 @@ use busway_transport::{
     PlainInterest, ResponderSpec, Route, SubscriptionId,
 };
 
-/// How many dead letters of each group are kept.
-const DEAD_LETTERS: usize = 1024;
-
 /// The number of one group membership, unique in its hub.
 pub(crate) type MemberId = u64;
 
@@ -109,7 +106,7 @@ impl State {
             ready: false,
             interests: BTreeMap::new(),
             engine,
-            dead_letters: DeadLetters::new(DEAD_LETTERS),
+            dead_letters: DeadLetters::new(DeadLetters::LIMIT),
         };
         self.buses.insert(peer, bus);
         if let Some(bus) = self.peer(peer) {

@@ -6,20 +6,23 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use busway_groups::Replay;
 use busway_transport::{
     Asks, Capabilities, Capability, Changes, Common, ConnectOptions, ContentType, DeadLetter,
-    Deliveries, Express, GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest,
-    Peer, PeerId, PlainInterest, Reply, ResponderSpec, Route, Status, SubscriptionId, Transport,
-    TransportError,
+    Deliveries, Express, GroupDeliveries, GroupKey, GroupSpec, Interest, Letters, Name,
+    OutgoingRequest, Peer, PeerId, PlainInterest, Reply, ResponderSpec, Route, Status,
+    SubscriptionId, Transport, TransportError,
 };
 
-use crate::groups::{Work, keep_time};
+use crate::groups::{Work, drive, keep_time, now};
 use crate::hub::{BusState, Hub};
 use crate::plain::{Arrivals, Blocked, MemoryPermit, reserve};
 use crate::requests::{Questions, answers, ask};
 
+const NAME: &str = "memory";
+
 const CAPABILITIES: Capabilities = Capabilities::new(
-    "memory",
+    NAME,
     &[
         Capability::InProcess,
         Capability::NamedBackPressure,
@@ -31,6 +34,12 @@ const CAPABILITIES: Capabilities = Capabilities::new(
     ContentType::MESSAGE_PACK,
     usize::MAX,
 );
+
+const NO_DURABLE_GROUPS: TransportError = TransportError::Unsupported {
+    transport: NAME,
+    capability: Capability::DurableGroups,
+    instead: "leave `durable()` out, or use amqp://… for work that survives everyone",
+};
 
 /// One bus's place in a hub.
 pub struct MemoryTransport {
@@ -173,11 +182,7 @@ impl Transport for MemoryTransport {
 
     async fn join(&self, spec: GroupSpec) -> Result<GroupDeliveries, TransportError> {
         if spec.durable {
-            return Err(TransportError::Unsupported {
-                transport: CAPABILITIES.transport,
-                capability: Capability::DurableGroups,
-                instead: "leave `durable()` out, or use amqp://… for work that survives everyone",
-            });
+            return Err(NO_DURABLE_GROUPS);
         }
         self.here(|_| ())?;
         Ok(Box::pin(Work::join(&self.hub, self.peer, spec)))
@@ -185,6 +190,33 @@ impl Transport for MemoryTransport {
 
     async fn dead_letters(&self, group: &GroupKey) -> Result<Vec<DeadLetter>, TransportError> {
         self.here(|bus| bus.dead_letters.list(group).cloned().collect())
+    }
+
+    async fn replay(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        let mut replay = self.here(|bus| Replay::new(&bus.dead_letters, group, which))?;
+        loop {
+            let room = self.hub.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            let step = self.hub.with(|state| {
+                let bus = state.buses.get_mut(&self.peer).ok_or(TransportError::Closed)?;
+                let step = replay.go_on(&mut bus.engine, &mut bus.dead_letters, now());
+                drive(&self.hub, state, self.peer);
+                step
+            })?;
+            match step {
+                Some(replayed) => return Ok(replayed),
+                None => room.await,
+            }
+        }
+    }
+
+    async fn purge(&self, group: &GroupKey, which: Letters) -> Result<usize, TransportError> {
+        self.here(|bus| bus.dead_letters.purge(group, which))
+    }
+
+    async fn remove_group(&self, _: &GroupKey, _: bool) -> Result<(), TransportError> {
+        Err(NO_DURABLE_GROUPS)
     }
 
     async fn respond(&self, spec: ResponderSpec) -> Result<Asks, TransportError> {

@@ -9,7 +9,7 @@ use futures_core::future::BoxFuture;
 
 use crate::{
     Address, Asks, Capabilities, Changes, Commit, Common, ConnectOptions, Connector, DeadLetter,
-    Deliveries, Envelope, Express, GroupDeliveries, GroupKey, GroupSpec, Interest, Name,
+    Deliveries, Envelope, Express, GroupDeliveries, GroupKey, GroupSpec, Interest, Letters, Name,
     OutgoingRequest, Peer, Permit, PlainInterest, Reply, ResponderSpec, Route, Status,
     SubscriptionId, Transport, TransportError,
 };
@@ -74,13 +74,14 @@ macro_rules! erase {
     (
         sync { $( $(#[$sync_doc:meta])* fn $sync:ident(&self $(, $sa:ident: $st:ty)*) $(-> $sr:ty)?; )* }
         wait { $( $(#[$wait_doc:meta])* fn $wait:ident(&self $(, $wa:ident: $wt:ty)*) -> $wr:ty; )* }
+        group { $( $(#[$group_doc:meta])* fn $group:ident(&self, group $(, $ga:ident: $gt:ty)*) -> $gr:ty; )* }
     ) => {
         trait DynTransport: Send + Sync {
             $( fn $sync(&self $(, $sa: $st)*) $(-> $sr)?; )*
             fn try_reserve(&self, route: &Route) -> Result<PermitHandle, TransportError>;
             fn reserve<'a>(&'a self, route: &'a Route) -> Wait<'a, PermitHandle>;
-            fn dead_letters<'a>(&'a self, group: &'a GroupKey) -> Wait<'a, Vec<DeadLetter>>;
             $( fn $wait(&self $(, $wa: $wt)*) -> Wait<'_, $wr>; )*
+            $( fn $group<'a>(&'a self, group: &'a GroupKey $(, $ga: $gt)*) -> Wait<'a, $gr>; )*
         }
 
         impl<T: Transport> DynTransport for T {
@@ -94,17 +95,18 @@ macro_rules! erase {
                     Ok(PermitHandle(Box::new(permit)))
                 })
             }
-            fn dead_letters<'a>(&'a self, group: &'a GroupKey) -> Wait<'a, Vec<DeadLetter>> {
-                Box::pin(Transport::dead_letters(self, group))
-            }
             $( fn $wait(&self $(, $wa: $wt)*) -> Wait<'_, $wr> {
                 Box::pin(Transport::$wait(self $(, $wa)*))
+            } )*
+            $( fn $group<'a>(&'a self, group: &'a GroupKey $(, $ga: $gt)*) -> Wait<'a, $gr> {
+                Box::pin(Transport::$group(self, group $(, $ga)*))
             } )*
         }
 
         impl TransportHandle {
             $( $(#[$sync_doc])* pub fn $sync(&self $(, $sa: $st)*) $(-> $sr)? { self.0.$sync($($sa),*) } )*
             $( $(#[$wait_doc])* pub fn $wait(&self $(, $wa: $wt)*) -> Wait<'_, $wr> { self.0.$wait($($wa),*) } )*
+            $( $(#[$group_doc])* pub fn $group<'a>(&'a self, group: &'a GroupKey $(, $ga: $gt)*) -> Wait<'a, $gr> { self.0.$group(group $(, $ga)*) } )*
         }
     };
 }
@@ -152,6 +154,16 @@ erase! {
         /// See [`Transport::close`].
         fn close(&self, deadline: Instant) -> ();
     }
+    group {
+        /// See [`Transport::dead_letters`].
+        fn dead_letters(&self, group) -> Vec<DeadLetter>;
+        /// See [`Transport::replay`].
+        fn replay(&self, group, which: Letters) -> usize;
+        /// See [`Transport::purge`].
+        fn purge(&self, group, which: Letters) -> usize;
+        /// See [`Transport::remove_group`].
+        fn remove_group(&self, group, force: bool) -> ();
+    }
 }
 
 impl TransportHandle {
@@ -171,11 +183,6 @@ impl TransportHandle {
     /// See [`Transport::reserve`].
     pub fn reserve<'a>(&'a self, route: &'a Route) -> Wait<'a, PermitHandle> {
         self.0.reserve(route)
-    }
-
-    /// See [`Transport::dead_letters`].
-    pub fn dead_letters<'a>(&'a self, group: &'a GroupKey) -> Wait<'a, Vec<DeadLetter>> {
-        self.0.dead_letters(group)
     }
 }
 

@@ -112,6 +112,37 @@ pub enum TransportError {
         /// Who is in the way, where that can be known.
         by: Option<Party>,
     },
+    /// A group's queue at the broker is full (or failed). Which one the broker does not say;
+    /// other groups and subscriptions may have got the event. A retry with its id is safe.
+    #[error(
+        "{id} on {topic} was refused: the queue of a group is full: let its members catch up, and publish it again with its id"
+    )]
+    GroupFull {
+        /// Which event.
+        topic: String,
+        /// Its id.
+        id: MessageId,
+    },
+    /// There is no such group, or none that could take anything.
+    #[error("there is no group {group}: start a member of it first")]
+    NoGroup {
+        /// Which group.
+        group: Box<GroupKey>,
+    },
+    /// The group is in use.
+    #[error(
+        "{group} is in use, with {members} members, {events} events and {letters} dead letters: end them, or force it"
+    )]
+    GroupInUse {
+        /// Which group.
+        group: Box<GroupKey>,
+        /// How many members it has, on all hosts.
+        members: u64,
+        /// How many events wait for it.
+        events: u64,
+        /// How many dead letters it has.
+        letters: u64,
+    },
     /// The payload is larger than the transport takes.
     #[error("{topic}: a payload of {size} bytes is over the limit of {limit}")]
     TooLarge {
@@ -184,6 +215,8 @@ impl TransportError {
             self,
             Self::Unreachable { .. }
                 | Self::Full { .. }
+                | Self::GroupFull { .. }
+                | Self::NoGroup { .. }
                 | Self::TimedOut { .. }
                 | Self::NoResponder { .. }
                 | Self::Disconnected { .. }

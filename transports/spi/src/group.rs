@@ -1,11 +1,12 @@
 //! How shared work arrives at a member of a queue group, and how it is settled.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::time::{Duration, SystemTime};
 
 use futures_core::stream::BoxStream;
 
-use crate::{Envelope, Name, Topic};
+use crate::{Envelope, MessageId, Name, Topic};
 
 /// Which group: an endpoint's group for one topic. Groups of one name for two topics share
 /// nothing.
@@ -41,11 +42,17 @@ pub struct GroupSpec {
     pub hold: Duration,
     /// Whether the group's work must survive all of its members and publishers.
     pub durable: bool,
+    /// How many events a broker's queue keeps for the group, where one stands between: more are
+    /// refused, and their publishers told.
+    pub backlog: usize,
+    /// Whether the group's events are ordered by key, see [`Delivery::key`], and if so over how
+    /// many partitions, where the transport needs any.
+    pub keyed: Option<NonZeroU16>,
 }
 
 impl GroupSpec {
     /// A group with the defaults: one delivery at a time, [`Retry::default`], 1024 waiting
-    /// events, held for 60 s, not durable.
+    /// events (100,000 at a broker), held for 60 s, not durable, without keys.
     pub fn new(key: GroupKey) -> Self {
         Self {
             key,
@@ -54,6 +61,8 @@ impl GroupSpec {
             capacity: 1024,
             hold: Duration::from_secs(60),
             durable: false,
+            backlog: 100_000,
+            keyed: None,
         }
     }
 }
@@ -134,6 +143,10 @@ pub struct Delivery {
     pub envelope: Envelope,
     /// Which attempt this is, from 1.
     pub attempt: u32,
+    /// In a group that is ordered by key: the event's key. `None` asks for it: the transport does
+    /// not know the member's type, so it lets a member read the key first ([`Outcome::Keyed`]) and
+    /// then delivers the event in its key's turn.
+    pub key: Option<u64>,
     /// Where to settle it.
     pub settlement: Settlement,
 }
@@ -141,7 +154,13 @@ pub struct Delivery {
 impl Delivery {
     /// A delivery.
     pub fn new(envelope: Envelope, attempt: u32, settlement: Settlement) -> Self {
-        Self { envelope, attempt, settlement }
+        Self { envelope, attempt, key: None, settlement }
+    }
+
+    /// With the key by which it is ordered.
+    pub fn with_key(mut self, key: Option<u64>) -> Self {
+        self.key = key;
+        self
     }
 }
 
@@ -188,6 +207,9 @@ pub enum Outcome {
     Refused(Failure),
     /// It was not attempted: give it to another member; does not count as an attempt.
     HandBack,
+    /// It was not attempted, and this is its key: deliver it when all earlier events of that key
+    /// are done with. Only as the answer to a delivery without a key in a group that has them.
+    Keyed(u64),
 }
 
 /// Why an attempt failed.
@@ -263,13 +285,28 @@ pub struct DeadLetter {
     pub attempts: u32,
     /// Why the last one failed.
     pub failure: Failure,
+    /// When the first attempt began, where that is known.
+    pub first_attempt: Option<SystemTime>,
+    /// When the last attempt began, where that is known.
+    pub last_attempt: Option<SystemTime>,
     /// When it was dead-lettered.
     pub at: SystemTime,
+}
+
+/// Which dead letters of a group are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Letters {
+    /// Those that are listed when the call begins.
+    All,
+    /// The one of that id.
+    One(MessageId),
 }
 
 impl DeadLetter {
     /// A dead letter, as of now.
     pub fn new(group: GroupKey, envelope: Envelope, attempts: u32, failure: Failure) -> Self {
-        Self { group, envelope, attempts, failure, at: SystemTime::now() }
+        let (first_attempt, last_attempt) = (None, None);
+        let at = SystemTime::now();
+        Self { group, envelope, attempts, failure, first_attempt, last_attempt, at }
     }
 }

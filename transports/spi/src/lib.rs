@@ -42,8 +42,8 @@ pub use erased::{PermitHandle, TransportHandle};
 pub use error::{Party, TransportError};
 pub use express::{Common, Express, Plain};
 pub use group::{
-    DeadLetter, DeadReason, Delivery, Failure, GroupDeliveries, GroupKey, GroupSpec, Outcome,
-    Retry, Settlement,
+    DeadLetter, DeadReason, Delivery, Failure, GroupDeliveries, GroupKey, GroupSpec, Letters,
+    Outcome, Retry, Settlement,
 };
 pub use id::{MessageId, PeerId};
 pub use name::{Name, NameError, Topic, TopicFilter};

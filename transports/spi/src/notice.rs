@@ -1,7 +1,7 @@
 //! What a transport tells its bus unasked.
 
 use crate::presence::{Peer, Status};
-use crate::{Gap, GroupKey, PeerId, Topic, TopicFilter};
+use crate::{Gap, GroupKey, MessageId, PeerId, Topic, TopicFilter};
 
 /// The bus, as its transport sees it. Calls must not block.
 pub trait Host: Send + Sync + 'static {
@@ -30,6 +30,16 @@ pub enum Notice {
     },
     /// An event of a group became a dead letter.
     DeadLettered(GroupKey),
+    /// There were too many dead letters of a group: the oldest made room for a newer one, and is
+    /// gone.
+    DeadLetterDropped {
+        /// Which group.
+        group: GroupKey,
+        /// Which event.
+        id: MessageId,
+        /// How many of this bus's dead letters went that way so far.
+        dropped: u64,
+    },
     /// Events were accepted for a group and are lost: held too long without a member, or with
     /// their publisher.
     GroupLost {

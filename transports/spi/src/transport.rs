@@ -9,7 +9,7 @@ use futures_core::future::BoxFuture;
 
 use crate::{
     Asks, Capabilities, Changes, Common, DeadLetter, Deliveries, Envelope, Express,
-    GroupDeliveries, GroupKey, GroupSpec, Interest, Name, OutgoingRequest, Party, Peer,
+    GroupDeliveries, GroupKey, GroupSpec, Interest, Letters, Name, OutgoingRequest, Party, Peer,
     PlainInterest, Reply, ResponderSpec, Status, SubscriptionId, Topic, TransportError,
 };
 
@@ -189,6 +189,41 @@ pub trait Transport: Send + Sync + 'static {
         &self,
         group: &GroupKey,
     ) -> impl Future<Output = Result<Vec<DeadLetter>, TransportError>> + Send;
+
+    /// Gives dead letters back to their group: under the same id, their attempts counted from 1.
+    /// A letter is listed no longer when the group has taken it, and never neither listed nor
+    /// taken. Waits for room where publishers would wait. Gives how many there were.
+    ///
+    /// # Errors
+    /// [`TransportError::NoGroup`] when there is no group to take them, [`TransportError::Full`]
+    /// where publishers would be refused. What was given back before is not taken back.
+    fn replay(
+        &self,
+        group: &GroupKey,
+        which: Letters,
+    ) -> impl Future<Output = Result<usize, TransportError>> + Send;
+
+    /// Throws dead letters away. Gives how many there were.
+    ///
+    /// # Errors
+    /// [`TransportError`] when that could not be done.
+    fn purge(
+        &self,
+        group: &GroupKey,
+        which: Letters,
+    ) -> impl Future<Output = Result<usize, TransportError>> + Send;
+
+    /// Removes a durable group with all that stands for it, its dead letters included.
+    ///
+    /// # Errors
+    /// [`TransportError::GroupInUse`] while it has members, events or dead letters, unless it is
+    /// forced; [`TransportError::NoGroup`] when it does not exist; [`TransportError::Unsupported`]
+    /// where there are no durable groups.
+    fn remove_group(
+        &self,
+        group: &GroupKey,
+        force: bool,
+    ) -> impl Future<Output = Result<(), TransportError>> + Send;
 
     /// Registers a responder.
     ///

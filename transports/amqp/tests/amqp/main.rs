@@ -9,6 +9,7 @@ mod bench;
 mod connect;
 mod faults;
 mod groups;
+mod letters;
 mod load;
 mod outages;
 mod plain;

@@ -131,3 +131,48 @@ pub(crate) async fn group_work_is_counted_by_fate(world: World) -> Done {
     });
     Ok(Verdict::Passed)
 }
+
+pub(crate) async fn duplicates_are_counted(world: World) -> Done {
+    let [a, b] = world.meet(["a", "b"]).await?;
+    let tray = Tray::new();
+    let handler = {
+        let (tray, books) = (tray.clone(), world.books().clone());
+        move |event: busway::Message<Counted>| {
+            books.seen(event.id());
+            tray.put((event.n, event.attempt()));
+            let fails = event.n == 2 && event.attempt() == 1;
+            async move { if fails { Err(HandlerError::new("on purpose")) } else { Ok(()) } }
+        }
+    };
+    let group = b.subscribe::<Counted>().group("workers").deduplicate(2, Duration::from_secs(60));
+    let group = group.retry(Retry::fixed(Duration::from_millis(1)));
+    let member = b.keep(group.try_for_each(handler).await?);
+    let ids: Vec<_> = (0..4).map(|_| busway::MessageId::new()).collect();
+    let publish = async |n: usize| {
+        let event = Counted { n: n as u64 };
+        world.publish(a.publish(event).id(ids[n])).await
+    };
+    publish(1).await?;
+    assert_eq!(tray.take().await, (1, 1));
+    // What failed is not known as handled: its second attempt is no duplicate.
+    publish(2).await?;
+    assert_eq!(tray.take_many(2).await, [(2, 1), (2, 2)]);
+    until(|| member.ledger().handled == 2).await;
+    publish(1).await?;
+    publish(2).await?;
+    until(|| member.ledger().dropped_duplicate == 2).await;
+    // Of two ids that are remembered the older one makes room.
+    publish(3).await?;
+    assert_eq!(tray.take().await, (3, 1));
+    until(|| member.ledger().handled == 3).await;
+    publish(1).await?;
+    assert_eq!(tray.take().await, (1, 1));
+    a.bus().close().await?;
+    b.bus().close().await?;
+    assert_ledger(&member, |ledger| {
+        (ledger.arrived, ledger.handled, ledger.failed) = (7, 4, 1);
+        ledger.dropped_duplicate = 2;
+    });
+    assert!(tray.rest().await.is_empty());
+    Ok(Verdict::Passed)
+}

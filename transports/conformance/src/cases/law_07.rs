@@ -1,5 +1,17 @@
 //! Law 7, group work.
 
+mod keys;
+mod letters;
+
+pub(crate) use keys::{
+    each_key_keeps_its_order, failing_key_waits_in_place_and_blocks_no_other,
+    keys_of_a_dead_member_go_to_another_in_order, keys_of_a_leaving_member_go_to_another_in_order,
+};
+pub(crate) use letters::{
+    dead_letter_tells_how_it_died, letters_are_replayed_once_by_two_at_once,
+    replayed_letter_comes_back_and_is_listed_no_longer,
+};
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use busway::{Bus, Capability, OpenError, SubscribeError, TransportError};
+use busway::{Bus, Capability, GroupError, OpenError, SubscribeError, TransportError};
 
 use crate::events::{Counted, Letter};
 use crate::inbox::Tray;
@@ -25,6 +25,10 @@ pub(crate) async fn durable_group_survives_or_is_refused(world: World) -> Done {
         assert_eq!((Some(transport), capability), (named, Capability::DurableGroups));
         assert!(!instead.is_empty(), "a refusal says what to do instead");
         let seen = TransportError::Unsupported { transport, capability, instead };
+        match a.remove_group::<Counted>("workers").force().await {
+            Err(GroupError::Transport(TransportError::Unsupported { .. })) => {}
+            other => return Err(Failed::new(format!("expected Unsupported: {other:?}"))),
+        }
         // The bus is as it was.
         let group = a.subscribe::<Counted>().group("workers");
         a.keep(group.for_each(tray.handler(world.books())).await?);
@@ -45,10 +49,36 @@ pub(crate) async fn durable_group_survives_or_is_refused(world: World) -> Done {
     let c = world.join("c").await?;
     let again = c.also("a")?;
     let group = again.subscribe::<Counted>().group("workers").durable();
-    c.keep(group.for_each(tray.handler(world.books())).await?);
+    let member = group.for_each(tray.handler(world.books())).await?;
     let found: Vec<_> = tray.take_many(3).await.iter().map(|event| event.n).collect();
     assert_eq!(found, [2, 3, 4]);
-    Ok(Verdict::Passed)
+
+    // It ends only when nobody needs it, or somebody insists.
+    let d = world.join("d").await?;
+    let owner = d.also("a")?;
+    match owner.remove_group::<Counted>("workers").await {
+        Err(GroupError::InUse { members: 1, letters: 0, .. }) => {}
+        other => return Err(Failed::new(format!("expected a member in the way: {other:?}"))),
+    }
+    member.unsubscribe().await;
+    d.publish(Counted { n: 5 }).require_subscriber().await?;
+    // That the member has left is known when its goodbye has come.
+    loop {
+        match owner.remove_group::<Counted>("workers").await {
+            Err(GroupError::InUse { members: 0, events: 1, letters: 0, .. }) => break,
+            Err(GroupError::InUse { members: 1, .. }) => tokio::task::yield_now().await,
+            other => return Err(Failed::new(format!("expected an event in the way: {other:?}"))),
+        }
+    }
+    owner.remove_group::<Counted>("workers").force().await?;
+    match owner.remove_group::<Counted>("workers").await {
+        Err(GroupError::NoGroup { .. }) => {}
+        other => return Err(Failed::new(format!("expected NoGroup: {other:?}"))),
+    }
+    match d.publish(Counted { n: 6 }).require_subscriber().await {
+        Err(busway::PublishError::NoSubscriber { .. }) => Ok(Verdict::Passed),
+        other => Err(Failed::new(format!("expected NoSubscriber: {other:?}"))),
+    }
 }
 
 pub(crate) async fn capabilities_are_consistent(world: World) -> Done {

@@ -49,6 +49,7 @@ macro_rules! __cases {
             every_fate_is_counted: "handled, failed and filtered events are counted, on the publisher's bus and another";
             losses_are_counted_by_reason: "undecodable, foreign and overflowing events are counted by reason";
             group_work_is_counted_by_fate: "attempts of group work are counted as handled, failed, filtered or dead-lettered";
+            duplicates_are_counted: "deduplicate drops and counts an id that was handled, and none that failed or was forgotten";
         }
         law_04 {
             overflow_is_told_in_its_place: "DropOldest and DropNewest tell a gap where the events were lost, Latest none";
@@ -60,7 +61,7 @@ macro_rules! __cases {
         }
         law_05 {
             full_remote_subscriber_holds_its_publisher_and_is_named [NamedBackPressure]: "a full subscriber on another bus holds its publisher, whose time-out names it";
-            full_group_holds_its_publisher_and_is_named [NamedBackPressure]: "a full group holds its publisher, whose time-out names it";
+            full_group_holds_its_publisher_and_is_named [NamedBackPressure]: "a full group holds its publisher, whose time-out names it; or refuses it by a typed error";
             full_local_subscriber_is_waited_for_and_named: "a full subscriber on the same bus holds its publisher, which goes on when there is room";
             try_publish_gives_the_event_back: "try_publish names who is in the way and gives the event back, outside of a runtime too";
             overflow_fail_fails_the_publisher: "Overflow::Fail fails the publisher at once";
@@ -78,6 +79,13 @@ macro_rules! __cases {
             work_waits_for_the_next_member_when_the_last_died: "events for a group whose last member died wait for the next";
             work_goes_to_others_when_a_member_leaves: "a leaving member finishes what is in work, and leaves the rest to others";
             groups_and_plain_subscriptions_each_get_their_copy: "each group and each plain subscription gets its copy";
+            dead_letter_tells_how_it_died: "a dead letter tells when its first and last attempt began, and can be decoded or read raw";
+            replayed_letter_comes_back_and_is_listed_no_longer: "dead letters are replayed, by id or all, and come back under their ids from attempt 1; or are purged";
+            letters_are_replayed_once_by_two_at_once: "replays at the same time replay each letter once";
+            each_key_keeps_its_order: "with by_key each key's events are handled in order, one at a time, over two members of concurrency 4";
+            failing_key_waits_in_place_and_blocks_no_other: "a failing key is attempted again in place, blocks no other key, and goes on behind a dead letter";
+            keys_of_a_leaving_member_go_to_another_in_order: "the keys of a member that leaves go to another, in order";
+            keys_of_a_dead_member_go_to_another_in_order: "so do those of a member that dies, with what it held first";
         }
         law_08 {
             response_arrives: "each of 100 requests in flight gets its own response; the responder knows who asks";
@@ -133,7 +141,7 @@ macro_rules! __cases {
             dropped_close_is_gone_on_with: "a close that was dropped is gone on with";
         }
         law_16 {
-            durable_group_survives_or_is_refused [DurableGroups]: "a durable group's work survives everyone, or asking for it is refused";
+            durable_group_survives_or_is_refused [DurableGroups]: "a durable group's work survives everyone, and it is removed only when nobody needs it, or forced; or asking for it is refused";
             capabilities_are_consistent: "what a transport says of itself is consistent";
             too_large_payload_is_refused: "a megabyte goes through, and what is over the limit is refused";
             unknown_scheme_names_those_that_are_there: "an unknown scheme names those that are there, this one among them";
@@ -205,7 +213,7 @@ async fn dead_letters<E: Event>(
     at: &Participant,
     group: &str,
     count: usize,
-) -> Result<Vec<DeadLetter>, Failed> {
+) -> Result<Vec<DeadLetter<E>>, Failed> {
     loop {
         // Nothing tells on every transport when a letter is listed: to ask is all one can do.
         let letters = at.dead_letters::<E>(group).await?;

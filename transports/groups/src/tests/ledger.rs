@@ -320,7 +320,7 @@ impl Ledger {
         let mut room = false;
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
-                Effect::Deliver { member, tag, envelope, attempt } => {
+                Effect::Deliver { member, tag, envelope, attempt, .. } => {
                     self.deliver(member, tag, number(envelope.id), attempt);
                 }
                 Effect::DeadLetter { letter, member } => {

@@ -2,6 +2,7 @@
 //! histories (`ledger`).
 
 mod deliveries;
+mod keys;
 mod ledger;
 mod memberships;
 mod room;
@@ -76,6 +77,7 @@ pub(crate) fn letter(group: &str, number: u64) -> DeadLetter {
 ///
 /// * `3>1` event 3 is delivered to member 1, for the first time; `3.2>1` for the second attempt
 /// * `3.2!error>1` event 3 is a dead letter after two attempts, to be kept by member 1 (`-`: here)
+/// * `3@7>1` event 3 is delivered in the turn of its key 7
 /// * `lost2`, `room`
 pub(crate) struct Rig {
     pub(crate) engine: Engine<u32>,
@@ -148,12 +150,13 @@ impl Rig {
         let mut seen = Vec::new();
         while let Some(effect) = self.engine.poll_effect() {
             seen.push(match effect {
-                Effect::Deliver { member, tag, envelope, attempt } => {
+                Effect::Deliver { member, tag, envelope, attempt, key } => {
                     let number = number(envelope.id);
                     self.tags.insert((number, member), tag);
+                    let key = key.map_or_else(String::new, |key| format!("@{key}"));
                     match attempt {
-                        1 => format!("{number}>{member}"),
-                        _ => format!("{number}.{attempt}>{member}"),
+                        1 => format!("{number}{key}>{member}"),
+                        _ => format!("{number}{key}.{attempt}>{member}"),
                     }
                 }
                 Effect::DeadLetter { letter, member } => format!(

@@ -2,6 +2,7 @@
 //! which only equal builds may speak with each other: the hello's version sees to that.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use busway_transport::{
@@ -207,6 +208,7 @@ pub(crate) struct WireGroup {
     first: Duration,
     max: Duration,
     doubling: bool,
+    keyed: Option<NonZeroU16>,
 }
 
 impl From<&GroupSpec> for WireGroup {
@@ -224,6 +226,7 @@ impl From<&GroupSpec> for WireGroup {
             first: delay(1),
             max: delay(u32::MAX - 1),
             doubling: delay(2) != delay(1),
+            keyed: spec.keyed,
         }
     }
 }
@@ -237,6 +240,7 @@ impl TryFrom<&WireGroup> for GroupSpec {
         spec.concurrency = size(group.concurrency)?;
         spec.capacity = size(group.capacity)?;
         spec.hold = group.hold;
+        spec.keyed = group.keyed;
         spec.retry = if group.doubling {
             Retry::exponential(group.first, group.max)
         } else {
@@ -254,6 +258,7 @@ pub(crate) enum WireOutcome {
     Failed { reason: String, text: String },
     Refused { reason: String, text: String },
     HandBack,
+    Keyed(u64),
 }
 
 /// A failure's text may be anything long; what travels is enough to see what happened.
@@ -282,6 +287,7 @@ impl From<&Outcome> for WireOutcome {
                 let (reason, text) = parts(failure);
                 Self::Refused { reason, text }
             }
+            Outcome::Keyed(key) => Self::Keyed(*key),
             // A kind that this build does not know counts as not attempted.
             _ => Self::HandBack,
         }
@@ -297,6 +303,7 @@ impl TryFrom<WireOutcome> for Outcome {
             WireOutcome::Failed { reason, text } => Self::Failed(failure(&reason, text)?),
             WireOutcome::Refused { reason, text } => Self::Refused(failure(&reason, text)?),
             WireOutcome::HandBack => Self::HandBack,
+            WireOutcome::Keyed(key) => Self::Keyed(key),
         })
     }
 }

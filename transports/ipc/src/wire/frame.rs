@@ -38,9 +38,7 @@ pub(crate) enum Frame {
     },
     /// Group work for one of the receiver's members.
     Deliver {
-        member: u64,
-        tag: u64,
-        attempt: u32,
+        work: Work,
         envelope: Envelope,
     },
     /// A request for one of the receiver's responders.
@@ -86,6 +84,15 @@ impl std::ops::Deref for Interests {
             Self::Many(many) => many,
         }
     }
+}
+
+/// What a delivery of group work says beside the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Work {
+    pub(crate) member: u64,
+    pub(crate) tag: u64,
+    pub(crate) attempt: u32,
+    pub(crate) key: Option<u64>,
 }
 
 /// How a request ended on the responder's side.
@@ -173,13 +180,15 @@ impl Out {
         Self::with_envelope(EVENT, 4 + 8 * interests.len(), put, envelope)
     }
 
-    pub(crate) fn deliver(member: u64, tag: u64, attempt: u32, envelope: &Encoded) -> Self {
+    pub(crate) fn deliver(work: &Work, envelope: &Encoded) -> Self {
         let put = |head: &mut BytesMut| {
-            head.put_u64_le(member);
-            head.put_u64_le(tag);
-            head.put_u32_le(attempt);
+            head.put_u64_le(work.member);
+            head.put_u64_le(work.tag);
+            head.put_u32_le(work.attempt);
+            head.put_u8(u8::from(work.key.is_some()));
+            head.put_u64_le(work.key.unwrap_or(0));
         };
-        Self::with_envelope(DELIVER, 20, put, envelope)
+        Self::with_envelope(DELIVER, 29, put, envelope)
     }
 
     pub(crate) fn ask(request: u64, responder: u64, remaining_ms: u64, envelope: &Encoded) -> Self {
@@ -235,6 +244,10 @@ impl Out {
         own.put_slice(&key);
         own.put_u32_le(letter.attempts);
         envelope::put_time(&mut own, letter.at);
+        for time in [letter.first_attempt, letter.last_attempt] {
+            own.put_u8(u8::from(time.is_some()));
+            envelope::put_time(&mut own, time.unwrap_or(letter.at));
+        }
         envelope::put_long(&mut own, letter.failure.reason.as_str());
         envelope::put_long(&mut own, &shorten(&letter.failure.text));
         Ok(Self::with_envelope(DEAD_LETTER, own.len(), |head| head.put_slice(&own), &envelope))
@@ -289,12 +302,17 @@ pub(crate) fn decode(bytes: Bytes, origins: &mut Origins) -> Result<Frame, WireE
             let interests = Interests::read(&mut from)?;
             Frame::Event { interests, envelope: envelope::read(from, origins)? }
         }
-        DELIVER => Frame::Deliver {
-            member: from.u64("member")?,
-            tag: from.u64("tag")?,
-            attempt: from.u32("attempt")?,
-            envelope: envelope::read(from, origins)?,
-        },
+        DELIVER => {
+            let (member, tag) = (from.u64("member")?, from.u64("tag")?);
+            let attempt = from.u32("attempt")?;
+            let key = match (from.u8("key")?, from.u64("key")?) {
+                (0, 0) => None,
+                (1, key) => Some(key),
+                _ => return Err(WireError::Bad("key")),
+            };
+            let work = Work { member, tag, attempt, key };
+            Frame::Deliver { work, envelope: envelope::read(from, origins)? }
+        }
         ASK => Frame::Ask {
             request: from.u64("request")?,
             responder: from.u64("responder")?,
@@ -348,9 +366,15 @@ fn dead_letter(mut from: Read, origins: &mut Origins) -> Result<DeadLetter, Wire
     let group = GroupKey::try_from(&key)?;
     let attempts = from.u32("attempts")?;
     let at = envelope::read_time(&mut from)?;
+    let mut attempted = || {
+        let known = from.u8("whether a time is known")? == 1;
+        Ok::<_, WireError>(Some(envelope::read_time(&mut from)?).filter(|_| known))
+    };
+    let (first_attempt, last_attempt) = (attempted()?, attempted()?);
     let reason = from.long("reason")?;
     let failure = control::failure(&reason, from.long("text")?)?;
     let mut letter = DeadLetter::new(group, envelope::read(from, origins)?, attempts, failure);
     letter.at = at;
+    (letter.first_attempt, letter.last_attempt) = (first_attempt, last_attempt);
     Ok(letter)
 }

@@ -16,7 +16,7 @@ mod read;
 mod tests;
 
 pub(crate) use control::{Change, Control, Table};
-pub(crate) use frame::{Answer, Decoder, Frame, Out};
+pub(crate) use frame::{Answer, Decoder, Frame, Out, Work};
 
 /// What both sides must agree on. Raised with every change of anything in this module.
 pub(crate) const VERSION: u16 = 1;

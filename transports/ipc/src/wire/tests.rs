@@ -144,10 +144,13 @@ proptest! {
         cut in any::<usize>(),
     ) {
         let encoded = Encoded::new(&envelope).unwrap();
-        let Frame::Deliver { member, tag, attempt, envelope: back } =
-            through(&Out::deliver(one, two, three, &encoded), cut) else { panic!() };
-        assert_eq!((member, tag, attempt), (one, two, three));
-        same(&back, &envelope);
+        for key in [None, Some(0), Some(two)] {
+            let sent = Work { member: one, tag: two, attempt: three, key };
+            let Frame::Deliver { work, envelope: back } =
+                through(&Out::deliver(&sent, &encoded), cut) else { panic!() };
+            assert_eq!(work, sent);
+            same(&back, &envelope);
+        }
 
         let Frame::Ask { request, responder, remaining_ms, envelope: back } =
             through(&Out::ask(one, two, 77, &encoded), cut) else { panic!() };
@@ -171,8 +174,9 @@ proptest! {
             group: envelope.source.endpoint.clone(),
             topic: envelope.topic.clone(),
         };
-        let letter =
+        let mut letter =
             DeadLetter::new(group, envelope, three, Failure::new(DeadReason::Lost, "gone"));
+        letter.last_attempt = Some(std::time::UNIX_EPOCH + Duration::from_millis(one % (1 << 40)));
         let out = Out::dead_letter(&letter).unwrap();
         let Frame::DeadLetter(back) = through(&out, cut) else { panic!() };
         same(&back, &letter);

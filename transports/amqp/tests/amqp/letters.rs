@@ -1,0 +1,176 @@
+//! Dead letters that are replayed, full groups, and groups that are ordered by key, at a real broker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use busway_transport::{
+    DeadReason, Delivery, Failure, GroupDeliveries, Letters, Outcome, Retry, Route, Transport,
+    TransportError,
+};
+use futures::StreamExt;
+
+use crate::bench::{Bus, blocking, body, connect, faulty, fresh, group, run, shared, topic};
+
+fn failed() -> Outcome {
+    Outcome::Failed(Failure::new(DeadReason::Error, "no such order"))
+}
+
+async fn next(work: &mut GroupDeliveries) -> Delivery {
+    work.next().await.expect("the stream goes on")
+}
+
+#[test]
+fn a_letter_whose_group_is_gone_stays_listed() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let one = connect(broker, &bus).await;
+        let mut spec = group("x.y");
+        spec.retry = Retry::none();
+        let mut work = one.join(spec.clone()).await;
+        let id = one.publish("x.y", "1").await;
+        next(&mut work).await.settlement.settle(failed());
+        let letters = async || one.transport.dead_letters(&spec.key).await.unwrap();
+        while letters().await.is_empty() {}
+        drop(work);
+        let queue = format!("{bus}.group.billing.work.x.y");
+        blocking(move || broker.ctl(&["delete_queue", &queue]).expect("rabbitmqctl")).await;
+        let error = one.transport.replay(&spec.key, Letters::All).await.unwrap_err();
+        assert!(matches!(error, TransportError::NoGroup { .. }), "{error:?}");
+        assert_eq!(letters().await.len(), 1, "not lost");
+        // When the group is there again, it takes it.
+        let mut work = one.join(spec.clone()).await;
+        assert_eq!(one.transport.replay(&spec.key, Letters::One(id)).await.unwrap(), 1);
+        let delivery = next(&mut work).await;
+        assert_eq!((delivery.envelope.id, delivery.attempt), (id, 1));
+        delivery.settlement.settle(Outcome::Done);
+        assert!(letters().await.is_empty());
+        one.close().await;
+    });
+}
+
+/// Publishes until the group is full; gives what it took.
+async fn fill(bus: &Bus) -> BTreeSet<String> {
+    let mut taken = BTreeSet::new();
+    for n in 0..1000 {
+        let envelope = bus.envelope("x.y", n.to_string());
+        match bus.commit(&Route::new(topic("x.y"), None), envelope).await.await {
+            Ok(_) => taken.insert(n.to_string()),
+            Err(TransportError::GroupFull { .. }) => return taken,
+            Err(other) => panic!("{other:?}"),
+        };
+    }
+    panic!("a queue of 3 took 1000 events");
+}
+
+#[test]
+fn retries_find_a_place_in_a_full_group() {
+    for delay in [Duration::ZERO, Duration::from_millis(50)] {
+        run(async move {
+            let bus = connect(shared().await, &fresh()).await;
+            let mut spec = group("x.y");
+            spec.backlog = 3;
+            spec.retry = Retry::fixed(delay).attempts(3);
+            let mut work = bus.join(spec.clone()).await;
+            let taken = fill(&bus).await;
+            assert!(taken.len() >= 3, "{taken:?}");
+            let (mut attempts, mut done) = (BTreeMap::new(), BTreeSet::new());
+            while done.len() < taken.len() {
+                let delivery = next(&mut work).await;
+                let which = body(&delivery.envelope);
+                attempts.insert(which.clone(), delivery.attempt);
+                if delivery.attempt < 3 {
+                    delivery.settlement.settle(failed());
+                } else {
+                    done.insert(which);
+                    delivery.settlement.settle(Outcome::Done);
+                }
+            }
+            assert_eq!(done, taken);
+            assert!(attempts.values().all(|attempt| *attempt == 3), "{attempts:?}");
+            bus.close().await;
+        });
+    }
+}
+
+/// The next delivery of a keyed group whose key was told: the body's last digit.
+async fn next_of_key(work: &mut GroupDeliveries) -> Delivery {
+    loop {
+        let delivery = next(work).await;
+        if delivery.key.is_some() {
+            return delivery;
+        }
+        let key = body(&delivery.envelope).bytes().last().map_or(0, u64::from);
+        delivery.settlement.settle(Outcome::Keyed(key));
+    }
+}
+
+#[test]
+fn partitions_are_shared_among_members_as_they_come() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (one, two) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        let mut spec = group("x.y");
+        spec.keyed = NonZeroU16::new(8);
+        let mut first = one.join(spec.clone()).await;
+        let mut second = two.join(spec).await;
+        // The first one had them all, and gives its share away as soon as it hears of the second.
+        let (mut here, mut there) = (0, 0);
+        let mut n = 0;
+        while here == 0 || there == 0 {
+            one.publish("x.y", &n.to_string()).await;
+            n += 1;
+            tokio::select! {
+                delivery = next_of_key(&mut first) => {
+                    here += 1;
+                    delivery.settlement.settle(Outcome::Done);
+                }
+                delivery = next_of_key(&mut second) => {
+                    there += 1;
+                    delivery.settlement.settle(Outcome::Done);
+                }
+            }
+        }
+        one.close().await;
+        two.close().await;
+    });
+}
+
+#[test]
+fn keys_keep_their_order_over_a_lost_connection() {
+    run(async {
+        const COUNT: usize = 300;
+        let (broker, _turn) = faulty().await;
+        let bus = fresh();
+        let (one, two) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        let mut spec = group("x.y");
+        spec.keyed = NonZeroU16::new(4);
+        let mut work = two.join(spec).await;
+        let mut confirms = Vec::new();
+        for n in 0..COUNT {
+            let envelope = one.envelope("x.y", n.to_string());
+            confirms.push(one.commit(&Route::new(topic("x.y"), None), envelope).await);
+        }
+        let cutting = tokio::spawn(blocking(|| {
+            broker.ctl(&["close_all_connections", "test"]).expect("rabbitmqctl")
+        }));
+        // Repeats are allowed; among first arrivals each key is in order, and none is missing.
+        let mut seen = BTreeSet::new();
+        let mut last: BTreeMap<usize, usize> = BTreeMap::new();
+        while seen.len() < COUNT {
+            let delivery = next_of_key(&mut work).await;
+            let n: usize = body(&delivery.envelope).parse().unwrap();
+            if seen.insert(n) {
+                let before = last.insert(n % 10, n);
+                assert!(before.is_none_or(|before| before < n), "{n} after {before:?}");
+            }
+            delivery.settlement.settle(Outcome::Done);
+        }
+        for confirm in confirms {
+            confirm.await.expect("confirmed in the end");
+        }
+        cutting.await.unwrap();
+        one.close().await;
+        two.close().await;
+    });
+}
