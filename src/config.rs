@@ -71,9 +71,9 @@ const KEYS: [&str; 7] = [
     "drain_timeout",
 ];
 
-/// Variables that are read elsewhere: the file's place, the folder of local sockets, and the tests'
-/// broker.
-const OTHER_VARIABLES: [&str; 2] = ["BUSWAY_CONFIG", "BUSWAY_IPC_DIR"];
+/// Variables that are read elsewhere: the file's place, the folder and the frame limit of local
+/// sockets, and the tests' broker.
+const OTHER_VARIABLES: [&str; 3] = ["BUSWAY_CONFIG", "BUSWAY_IPC_DIR", "BUSWAY_IPC_FRAME"];
 const TEST_VARIABLES: &str = "BUSWAY_TEST_";
 
 /// The most events that a queue may be told to hold.

@@ -2,12 +2,15 @@
 //!
 //! Every number of the table is counted here, by distinct orders, from what the applications
 //! published. Their own memory counts for nothing: so one that was killed and started again
-//! changes no number.
+//! changes no number. Sales itself, when it is started again, reads in its journal what it had
+//! entered, and goes on from there.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Mutex;
 
 use busway::Event;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::app::{App, locked};
@@ -15,12 +18,32 @@ use crate::events::{
     Day, Letter, MailSent, OrderId, OrderPlaced, Parts, PartsReserved, Warranty, WarrantyChecked,
     WarrantyError, WarrantyRegistered,
 };
+use crate::journal::Journal;
 
 /// The books of one day.
 pub(crate) struct Books {
     day: Day,
     pages: Mutex<Pages>,
     tally: watch::Sender<Tally>,
+    journal: Option<Journal>,
+}
+
+/// A line of the journal.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Entry<O = Known> {
+    /// The first one: which day this is.
+    Day(Day),
+    Outcome(O),
+}
+
+/// Any outcome, as it is read again.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Known {
+    Reserved(PartsReserved),
+    Checked(WarrantyChecked),
+    Sent(MailSent),
+    Registered(WarrantyRegistered),
 }
 
 /// How far the day is.
@@ -53,21 +76,28 @@ pub(crate) struct Page {
 }
 
 /// An event that tells what has become of an order.
-pub(crate) trait Outcome: Event {
+pub(crate) trait Outcome: Event + Serialize {
     fn order(&self) -> OrderId;
     /// Writes it down; `false` when it stood there already.
     fn write(&self, page: &mut Page) -> bool;
 }
 
 impl Books {
-    pub(crate) fn new(day: Day) -> Self {
-        Self { day, pages: Mutex::default(), tally: watch::Sender::default() }
+    pub(crate) fn new(day: Day, journal: Option<Journal>) -> Self {
+        Self { day, pages: Mutex::default(), tally: watch::Sender::default(), journal }
+    }
+
+    /// Nobody asks for this day any more.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        self.journal.as_ref().map_or(Ok(()), Journal::close)
     }
 
     /// Opens a page, before the order is published: its first outcome may be faster than the
     /// publisher.
-    pub(crate) fn place(&self, order: OrderPlaced) {
-        let page = Page {
+    ///
+    /// Gives who has to hear of it: everybody, unless something was known of it already.
+    pub(crate) fn place(&self, order: OrderPlaced, known: &[Known]) -> Vec<App> {
+        let mut page = Page {
             reserved: None,
             registered: false,
             checked: None,
@@ -75,27 +105,45 @@ impl Books {
             warranty_sent: false,
             order,
         };
+        for outcome in known {
+            match outcome {
+                Known::Reserved(outcome) => outcome.write(&mut page),
+                Known::Registered(outcome) => outcome.write(&mut page),
+                Known::Checked(outcome) => outcome.write(&mut page),
+                Known::Sent(outcome) => outcome.write(&mut page),
+            };
+        }
+        let awaits = page.awaits();
         locked(&self.pages).orders.insert(page.order.id.number, page);
-        self.tally.send_modify(|tally| tally.placed += 1);
+        self.tally.send_modify(|tally| {
+            tally.placed += 1;
+            tally.complete += usize::from(awaits.is_empty());
+        });
+        awaits
     }
 
-    pub(crate) fn enter<E: Outcome>(&self, outcome: &E) {
+    pub(crate) fn enter<E: Outcome>(&self, outcome: &E) -> io::Result<()> {
         let OrderId { day, number } = outcome.order();
         let mut pages = locked(&self.pages);
         let Pages { orders, repeats, strays } = &mut *pages;
         let Some(page) = orders.get_mut(&number).filter(|_| day == self.day) else {
             *strays += 1;
-            return;
+            return Ok(());
         };
         if !outcome.write(page) {
             *repeats.entry(E::SCHEMA.name).or_default() += 1;
-            return;
+            return Ok(());
+        }
+        // Before it counts as handled.
+        if let Some(journal) = &self.journal {
+            journal.write(&Entry::Outcome(outcome))?;
         }
         let complete = page.awaits().is_empty();
         self.tally.send_modify(|tally| {
             tally.entries += 1;
             tally.complete += usize::from(complete);
         });
+        Ok(())
     }
 
     /// How far the day is, now and whenever it changes.
@@ -142,6 +190,17 @@ impl Page {
             apps.push(App::Warranty);
         }
         apps
+    }
+}
+
+impl Known {
+    pub(crate) fn order(&self) -> OrderId {
+        match self {
+            Self::Reserved(outcome) => outcome.order(),
+            Self::Registered(outcome) => outcome.order(),
+            Self::Checked(outcome) => outcome.order(),
+            Self::Sent(outcome) => outcome.order(),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) enum ShopError {
     Flush(#[from] busway::FlushError),
     #[error(transparent)]
     Close(#[from] busway::CloseError),
+    #[error("the journal: {0}")]
+    Journal(#[from] std::io::Error),
     #[error("{}: {error}", path.display())]
     Orders { path: PathBuf, error: csv::Error },
     #[error("{}: not an order file: its first line should be {columns}", path.display())]

@@ -16,6 +16,7 @@ mod app;
 mod books;
 mod error;
 mod events;
+mod journal;
 mod mail;
 mod orders;
 mod progress;
@@ -60,6 +61,11 @@ struct Arguments {
     #[arg(long, value_name = "FILE",
           default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shop/orders.csv"))]
     orders: PathBuf,
+
+    /// A folder for what sales and warranty must still know when they were killed and are started
+    /// again [default: they begin anew]
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
 }
 
 #[tokio::main]
@@ -88,14 +94,15 @@ async fn shop(arguments: Arguments) -> Result<(), ShopError> {
 
 /// Opens this process's applications, and lets them work until the day is over.
 async fn day(bus: &Bus, arguments: Arguments) -> Result<(), ShopError> {
+    let state = arguments.state.as_deref();
     let mut sales = None;
     let mut staff = Vec::new();
     for app in BTreeSet::from_iter(arguments.apps) {
         match app {
-            App::Sales => sales = Some(Sales::open(bus, &arguments.orders).await?),
+            App::Sales => sales = Some(Sales::open(bus, &arguments.orders, state).await?),
             App::SpareParts => staff.push(spare_parts::open(bus).await?),
             App::Support => staff.push(support::open(bus).await?),
-            App::Warranty => staff.push(warranty::open(bus).await?),
+            App::Warranty => staff.push(warranty::open(bus, state).await?),
             App::Mail => staff.push(mail::open(bus).await?),
         }
     }

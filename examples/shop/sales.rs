@@ -1,5 +1,6 @@
 //! Sales: places the orders, keeps the books, and ends the day.
 
+use std::collections::HashMap;
 use std::future::ready;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,12 +10,13 @@ use busway::{Bus, Endpoint};
 use futures::FutureExt;
 
 use crate::app::{App, work};
-use crate::books::{Books, Outcome};
+use crate::books::{Books, Entry, Known, Outcome};
 use crate::error::ShopError;
 use crate::events::{
     Day, DayReport, EndDay, MailSent, OrderPlaced, PartsReserved, WarrantyChecked,
     WarrantyRegistered,
 };
+use crate::journal::Journal;
 use crate::orders::{BadLine, Line, OrderFile};
 use crate::progress::Progress;
 use crate::table::Table;
@@ -32,21 +34,45 @@ pub(crate) struct Sales {
     day: Day,
     file: OrderFile,
     books: Arc<Books>,
+    /// What was known of each order when sales was started again.
+    known: HashMap<u32, Vec<Known>>,
     progress: Progress,
 }
 
 impl Sales {
-    pub(crate) async fn open(bus: &Bus, orders: &Path) -> Result<Self, ShopError> {
+    pub(crate) async fn open(
+        bus: &Bus,
+        orders: &Path,
+        state: Option<&Path>,
+    ) -> Result<Self, ShopError> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let day = Day(u64::try_from(now.as_micros()).unwrap_or_default());
+        let mut day = Day(u64::try_from(now.as_micros()).unwrap_or_default());
+        let mut known: HashMap<u32, Vec<Known>> = HashMap::new();
+        let mut journal = None;
+        if let Some(dir) = state {
+            let (file, entries) = Journal::open::<Entry>(dir, "sales")?;
+            if entries.is_empty() {
+                file.write(&Entry::<Known>::Day(day))?;
+            }
+            journal = Some(file);
+            for entry in entries {
+                match entry {
+                    // It is still the day on which sales was killed.
+                    Entry::Day(begun) => day = begun,
+                    Entry::Outcome(outcome) => {
+                        known.entry(outcome.order().number).or_default().push(outcome);
+                    }
+                }
+            }
+        }
         let file = OrderFile::open(orders, day)?;
         let desk = bus.endpoint(App::Sales.name())?;
-        let books = Arc::new(Books::new(day));
+        let books = Arc::new(Books::new(day, journal));
         keep::<PartsReserved>(bus, &desk, &books).await?;
         keep::<WarrantyRegistered>(bus, &desk, &books).await?;
         keep::<WarrantyChecked>(bus, &desk, &books).await?;
         keep::<MailSent>(bus, &desk, &books).await?;
-        Ok(Self { bus: bus.clone(), desk, day, file, books, progress: Progress::new() })
+        Ok(Self { bus: bus.clone(), desk, day, file, books, known, progress: Progress::new() })
     }
 
     /// The whole day.
@@ -59,6 +85,7 @@ impl Sales {
             eprintln!("sales: {remark}");
         }
         print!("{}", Table::new(&self.books, bad_lines));
+        self.books.close()?;
         Ok(())
     }
 
@@ -70,9 +97,17 @@ impl Sales {
             let Line { number, order } = line?;
             match order {
                 Ok(order) => {
-                    self.books.place(order.clone());
+                    let known = self.known.remove(&order.id.number).unwrap_or_default();
+                    let awaits = self.books.place(order.clone(), &known);
                     // Waits while a group has too much to do already.
-                    orders.publish(order).await?;
+                    if known.is_empty() {
+                        orders.publish(order).await?;
+                    } else {
+                        // Who told his part of it has heard; the others perhaps not.
+                        for app in awaits {
+                            self.desk.publish(order.clone()).to(app.name()).await?;
+                        }
+                    }
                     self.progress.show(*tally.borrow());
                 }
                 Err(reason) => bad_lines.push((number, reason)),
@@ -159,10 +194,7 @@ impl Sales {
 async fn keep<E: Outcome>(bus: &Bus, desk: &Endpoint, books: &Arc<Books>) -> Result<(), ShopError> {
     let books = books.clone();
     work::<E>(bus, desk, "books")
-        .for_each(move |outcome| {
-            books.enter(&*outcome);
-            ready(())
-        })
+        .try_for_each(move |outcome| ready(books.enter(&*outcome).map_err(Into::into)))
         .await?;
     Ok(())
 }

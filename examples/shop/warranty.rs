@@ -1,6 +1,7 @@
 //! Warranty: registers the serial number of each product sold, and answers for it.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use busway::{Bus, Endpoint, HandlerError};
@@ -10,19 +11,28 @@ use crate::error::ShopError;
 use crate::events::{
     CheckWarranty, OrderId, OrderPlaced, Warranty, WarrantyError, WarrantyRegistered,
 };
+use crate::journal::Journal;
 
 struct Desk {
     desk: Endpoint,
     /// The product of each serial number.
     register: Mutex<HashMap<String, String>>,
+    journal: Option<Journal>,
     done: Arc<Done<OrderId>>,
 }
 
-pub(crate) async fn open(bus: &Bus) -> Result<Closing, ShopError> {
+pub(crate) async fn open(bus: &Bus, state: Option<&Path>) -> Result<Closing, ShopError> {
+    let (journal, register) = match state {
+        Some(dir) => {
+            let (journal, known) = Journal::open::<(String, String)>(dir, "warranty")?;
+            (Some(journal), HashMap::from_iter(known))
+        }
+        None => (None, HashMap::new()),
+    };
     let desk = bus.endpoint(App::Warranty.name())?;
     let done = Done::new();
     let closing = Closing::open(&desk, done.clone()).await?;
-    let app = Arc::new(Desk { desk, register: Mutex::default(), done });
+    let app = Arc::new(Desk { desk, register: Mutex::new(register), journal, done });
     app.desk
         .respond::<CheckWarranty>()
         .with({
@@ -45,6 +55,9 @@ pub(crate) async fn open(bus: &Bus) -> Result<Closing, ShopError> {
 impl Desk {
     async fn register(&self, order: &OrderPlaced) -> Result<(), HandlerError> {
         if self.done.is_first(order.id) {
+            if let Some(journal) = &self.journal {
+                journal.write(&(&order.serial, &order.product))?;
+            }
             locked(&self.register).insert(order.serial.clone(), order.product.clone());
         }
         // Only now: whoever hears this may ask at once.

@@ -267,7 +267,21 @@ impl Inlet {
                     break;
                 }
                 room.await;
+                catch_breath(queue).await;
             }
+        }
+    }
+}
+
+/// Lets the reader go on, as long as it does and there is little room: a wake-up for each place
+/// that comes free would cost more than everything else.
+async fn catch_breath(queue: &Queue) {
+    let mut room = queue.free();
+    while room < queue.capacity / 4 {
+        tokio::task::yield_now().await;
+        let before = std::mem::replace(&mut room, queue.free());
+        if room <= before {
+            return;
         }
     }
 }

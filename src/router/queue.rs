@@ -324,6 +324,12 @@ impl Queue {
         (empty && self.rests.load(Ordering::Acquire)) || state.phase == Phase::Ended
     }
 
+    /// How many more events it takes before it is full.
+    pub(crate) fn free(&self) -> usize {
+        let state = self.state.locked();
+        self.capacity.saturating_sub(state.events + state.reserved)
+    }
+
     /// Whether a publisher would have to wait for it.
     pub(crate) fn is_full(&self) -> bool {
         let state = self.state.locked();

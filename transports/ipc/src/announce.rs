@@ -104,6 +104,16 @@ impl State {
     }
 }
 
+impl Remote {
+    /// Asks for a sign of life; gives the number by which it comes.
+    pub(crate) fn ping(&mut self, acks: &mut Acks) -> u64 {
+        let serial = acks.serial();
+        self.outstanding.push_back(Owed { serial, behind_data: false });
+        self.link.control(Out::control(&Control::Ping { serial }));
+        serial
+    }
+}
+
 impl Mesh {
     /// A peer acknowledged something.
     pub(crate) fn acked(self: &Arc<Self>, link: &Link, serial: u64) {
@@ -113,6 +123,7 @@ impl Mesh {
                 return;
             }
             remote.outstanding.retain(|owed| owed.serial != serial);
+            remote.letters.retain(|(behind, _)| *behind != serial);
             // The first thing that it acknowledges is the table.
             remote.knows_us = true;
             state.acks.acked(link.peer, serial);

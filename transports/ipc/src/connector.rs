@@ -33,7 +33,9 @@ const BACK_OFF: [u64; 6] = [0, 50, 100, 250, 500, 1000];
 /// name alone.
 ///
 /// `ipc:NAME?dir=/path`, or else the variable `BUSWAY_IPC_DIR`, says where the folders of buses
-/// are, if not in the user's run-time folder.
+/// are, if not in the user's run-time folder. `ipc:NAME?frame=4MiB`, or else `BUSWAY_IPC_FRAME`, says
+/// how large a payload with its headers may be that this process sends (4 KiB to 1 GiB, 16 MiB
+/// unless set); its peers need not have the same limit. With both options: `ipc:NAME?dir=/path&frame=4MiB`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct IpcConnector;
 
@@ -71,7 +73,7 @@ async fn establish(
 ) -> Result<IpcTransport, TransportError> {
     let place = Place::of(address)?;
     let folder = Folder::open(&place)?;
-    let mesh = Mesh::new(place.name, &options);
+    let mesh = Mesh::new(place.name, place.frame, &options);
     let (listener, socket) = folder.bind(options.peer).await?;
     let tasks = vec![
         tokio::spawn(accept(mesh.clone(), listener)).abort_handle(),
@@ -81,7 +83,10 @@ async fn establish(
     ];
     // From here on dropping it, when the deadline passes, frees everything.
     let transport = IpcTransport::new(mesh.clone(), folder.clone(), socket, tasks);
-    look_round(&mesh, &folder).await?;
+    if !look_round(&mesh, &folder).await? {
+        // Whoever was skipped may only have been busy.
+        mesh.scout.notify_one();
+    }
     Ok(transport)
 }
 
@@ -137,6 +142,11 @@ async fn meet(mesh: &Arc<Mesh>, folder: &Folder, peer: PeerId) -> bool {
             true
         }
         HelloError::Io(error) if error.kind() == ErrorKind::NotFound => true,
+        // What is at its place is no socket of ours: there is nobody to be linked with.
+        HelloError::Io(error) if error.kind() == ErrorKind::PermissionDenied => {
+            mesh.violation(&peer.to_string(), &error.to_string());
+            true
+        }
         // It is closing, or died this moment: no matter of protocol.
         HelloError::Silent | HelloError::Io(_) => {
             tracing::debug!(%peer, %error, "a peer did not let us in");

@@ -30,8 +30,8 @@ impl Mesh {
         handful: &mut Handful,
         frame: Frame,
     ) -> Result<Flow, WireError> {
-        if let Frame::Event { interests, envelope } = frame {
-            handful.add(self, link, &interests, envelope)?;
+        if let Frame::Event { interests, size, envelope } = frame {
+            handful.add(self, link, &interests, size, envelope)?;
             return Ok(Flow::On);
         }
         handful.deliver(self, link)?;
@@ -93,7 +93,9 @@ impl Mesh {
             }
             Control::Ack { serial } => self.acked(link, serial),
             Control::Ping { serial } => link.control(Out::control(&Control::Ack { serial })),
-            Control::Credit { interest, events } => self.credited(link, interest, events)?,
+            Control::Credit { interest, events, bytes } => {
+                self.credited(link, interest, events, bytes)?;
+            }
             Control::Settle { member, tag, outcome } => {
                 let member = Member { peer: link.peer, number: member };
                 self.settle(member, Tag(tag), Outcome::try_from(outcome)?);
@@ -127,8 +129,7 @@ fn apply(state: &mut State, link: &Arc<Link>, change: Change) -> Result<(), Wire
         Change::Interest { id, filter, endpoints, capacity } => {
             let wants = control::interest(id, &filter, &endpoints, capacity)?;
             remote.endpoints.extend(wants.endpoints.iter().cloned());
-            let credit = wants.capacity.max(1);
-            remote.interests.insert(id, RemoteInterest { wants, credit });
+            remote.interests.insert(id, RemoteInterest::new(wants));
         }
         Change::Update { id, endpoints } => {
             let endpoints = control::names(&endpoints)?;

@@ -3,12 +3,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use busway_transport::{Common, Express, Plain, Route};
+use busway_transport::{Common, Express, PeerId, Plain, Route};
 
 use crate::mailbox::lock;
 use crate::mesh::{Mesh, State};
 use crate::outbox::LARGE;
-use crate::table::Plan;
+use crate::table::{Plan, RemoteInterest};
+use crate::wire::charge;
 use crate::wire::event::{Event, EventFrames};
 
 /// One publisher's short way on one topic.
@@ -64,7 +65,11 @@ impl Express for IpcExpress {
         let Plain { id, time, payload, .. } = event;
         let send = |state: &mut State, plan: &Plan| {
             let is_congested = || plan.targets.iter().any(|target| target.link.is_congested());
-            if state.somebody_waits(&self.route) || is_congested() || !state.take_credit(plan) {
+            let charge = charge(self.frames.envelope(payload.len()));
+            if state.somebody_waits(&self.route)
+                || is_congested()
+                || !state.take_credit(plan, charge)
+            {
                 return None;
             }
             let event = Event { id, time, sequence: sequence(), length: payload.len() };
@@ -93,13 +98,16 @@ impl State {
             && self.waiting.contains_key(&(route.topic.clone(), route.to.clone()))
     }
 
-    /// Takes one credit of each interest of a plan, or none.
-    fn take_credit(&mut self, plan: &Plan) -> bool {
+    /// Takes one credit of each interest of a plan, and so much of its window, or nothing.
+    fn take_credit(&mut self, plan: &Plan, charge: usize) -> bool {
         let ids = || plan.targets.iter().flat_map(|it| it.interests.iter().map(move |id| (it, id)));
         let mut taken = 0;
         for (target, id) in ids() {
-            match self.credit_of(target.link.peer, *id) {
-                Some(credit) if *credit > 0 => *credit -= 1,
+            match self.interest_of(target.link.peer, *id) {
+                Some(interest) if interest.has_room() => {
+                    interest.credit -= 1;
+                    interest.bytes -= charge as i64;
+                }
                 // A plan is forgotten with the link and the interests it was made of.
                 _ => break,
             }
@@ -109,14 +117,15 @@ impl State {
             return true;
         }
         for (target, id) in ids().take(taken) {
-            if let Some(credit) = self.credit_of(target.link.peer, *id) {
-                *credit += 1;
+            if let Some(interest) = self.interest_of(target.link.peer, *id) {
+                interest.credit += 1;
+                interest.bytes += charge as i64;
             }
         }
         false
     }
 
-    fn credit_of(&mut self, peer: busway_transport::PeerId, interest: u64) -> Option<&mut usize> {
-        Some(&mut self.peers.get_mut(&peer)?.interests.get_mut(&interest)?.credit)
+    fn interest_of(&mut self, peer: PeerId, interest: u64) -> Option<&mut RemoteInterest> {
+        self.peers.get_mut(&peer)?.interests.get_mut(&interest)
     }
 }

@@ -110,9 +110,13 @@ impl Mesh {
                 }
                 Effect::DeadLetter { letter, member } => {
                     let elsewhere = member.filter(|member| member.peer != self.me);
-                    let remote = elsewhere.and_then(|member| state.peers.get(&member.peer));
+                    let remote = elsewhere.and_then(|member| state.peers.get_mut(&member.peer));
                     match (remote, Out::dead_letter(&letter)) {
-                        (Some(remote), Ok(out)) => remote.link.control(out),
+                        (Some(remote), Ok(out)) => {
+                            remote.link.control(out);
+                            let behind = remote.ping(&mut state.acks);
+                            remote.letters.push_back((behind, letter));
+                        }
                         _ => self.keep_letter(state, letter),
                     }
                 }

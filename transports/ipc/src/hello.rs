@@ -7,6 +7,7 @@ use busway_transport::PeerId;
 use interprocess::local_socket::tokio::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::address::LARGEST_FRAME;
 use crate::wire::control::{Introduction, Welcome};
 use crate::wire::{Decoder, Frame, Out, WireError};
 
@@ -42,9 +43,13 @@ pub(crate) enum Reception {
 /// Checks that the other side runs as our own user, before anything is sent or decoded.
 #[cfg(unix)]
 pub(crate) fn check_user(stream: &Stream) -> Result<(), HelloError> {
+    check_user_is(stream, rustix::process::geteuid().as_raw())
+}
+
+#[cfg(unix)]
+fn check_user_is(stream: &Stream, ours: u32) -> Result<(), HelloError> {
     use interprocess::local_socket::traits::StreamCommon as _;
     let theirs = stream.peer_creds()?.euid();
-    let ours = rustix::process::geteuid().as_raw();
     if theirs == Some(ours) { Ok(()) } else { Err(HelloError::Stranger) }
 }
 
@@ -71,7 +76,7 @@ pub(crate) async fn introduce(
             if PeerId::from_u64(them.peer) != expected {
                 return Err(HelloError::Swapped);
             }
-            decoder.trust();
+            decoder.trust(limit(&them)?);
             Ok(Reception::Linked(them, decoder))
         }
         Welcome::Duplicate => Ok(Reception::Duplicate),
@@ -88,15 +93,17 @@ pub(crate) async fn listen(
     check_user(stream)?;
     let mut decoder = Decoder::new();
     let heard = match receive(stream, &mut decoder).await {
-        Ok(Frame::Hello(them)) => check_bus(me, &them).map(|()| them),
+        Ok(Frame::Hello(them)) => {
+            check_bus(me, &them).and_then(|()| Ok(limit(&them)?)).map(|limit| {
+                decoder.trust(limit);
+                them
+            })
+        }
         Ok(_) => Err(WireError::Unexpected("this frame before the hello").into()),
         Err(error) => Err(error),
     };
     match heard {
-        Ok(them) => {
-            decoder.trust();
-            Ok((them, decoder))
-        }
+        Ok(them) => Ok((them, decoder)),
         Err(error) => {
             if matches!(error, HelloError::Wire(_)) {
                 // The answer's version tells a newer or older peer what is the matter.
@@ -115,6 +122,12 @@ fn check_bus(me: &Introduction, them: &Introduction) -> Result<(), HelloError> {
     }
 }
 
+/// How large a peer's payloads may be.
+fn limit(them: &Introduction) -> Result<usize, WireError> {
+    let limit = usize::try_from(them.payload).ok();
+    limit.filter(|limit| *limit <= LARGEST_FRAME).ok_or(WireError::Bad("frame limit"))
+}
+
 pub(crate) async fn send(mut stream: &Stream, out: &Out) -> io::Result<()> {
     stream.write_all(&out.head).await
 }
@@ -130,6 +143,30 @@ async fn receive(mut stream: &Stream, decoder: &mut Decoder) -> Result<Frame, He
             } else {
                 io::Error::from(io::ErrorKind::UnexpectedEof).into()
             });
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use interprocess::local_socket::traits::tokio::{Listener as _, Stream as _};
+    use interprocess::local_socket::{GenericFilePath, ListenerOptions, ToFsName as _};
+
+    use super::*;
+
+    /// Both sides of a real socket; whoever is not root cannot become somebody else, but can say
+    /// that somebody else is meant.
+    #[tokio::test]
+    async fn both_sides_see_whose_process_the_other_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let name = || path.as_path().to_fs_name::<GenericFilePath>().unwrap();
+        let listener = ListenerOptions::new().name(name()).create_tokio().unwrap();
+        let (dialled, accepted) = tokio::join!(Stream::connect(name()), listener.accept());
+        let me = rustix::process::geteuid().as_raw();
+        for stream in [dialled.unwrap(), accepted.unwrap()] {
+            assert!(check_user(&stream).is_ok());
+            assert!(matches!(check_user_is(&stream, me + 1), Err(HelloError::Stranger)));
         }
     }
 }

@@ -239,6 +239,7 @@ async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> 
         stream.write_all(if piece.is_empty() { &joined } else { &piece }).await?;
         if link.has_room_again() {
             mesh.look(|state| state.wake_waiting());
+            mesh.changed.notify_waiters();
         }
         tokio::task::coop::consume_budget().await;
     }

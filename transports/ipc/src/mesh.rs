@@ -30,6 +30,8 @@ use crate::wire::control::Introduction;
 pub(crate) struct Mesh {
     pub(crate) me: PeerId,
     pub(crate) name: Name,
+    /// The largest payload that this bus sends.
+    pub(crate) limit: usize,
     state: Mutex<State>,
     pub(crate) notices: Notices,
     /// Something happened that somebody may wait for: all lanes written, a peer ready or gone,
@@ -88,10 +90,11 @@ impl After {
 }
 
 impl Mesh {
-    pub(crate) fn new(name: Name, options: &ConnectOptions) -> Arc<Self> {
+    pub(crate) fn new(name: Name, limit: usize, options: &ConnectOptions) -> Arc<Self> {
         Arc::new(Self {
             me: options.peer,
             name,
+            limit,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 own: Own::default(),
@@ -118,7 +121,12 @@ impl Mesh {
 
     /// Who we are, for hellos.
     pub(crate) fn introduction(&self) -> Introduction {
-        Introduction { bus: self.name.to_string(), peer: self.me.as_u64(), pid: std::process::id() }
+        Introduction {
+            bus: self.name.to_string(),
+            peer: self.me.as_u64(),
+            pid: std::process::id(),
+            payload: self.limit as u64,
+        }
     }
 
     /// Changes something.
@@ -201,7 +209,7 @@ impl Mesh {
         if !current {
             return;
         }
-        let Some(remote) = state.peers.remove(&link.peer) else { return };
+        let Some(mut remote) = state.peers.remove(&link.peer) else { return };
         tracing::debug!(bus = %self.name, peer = %link.peer, reason, "a link ended");
         state.plans.changed();
         // Perhaps nobody is interested any more: then nothing is encoded.
@@ -216,6 +224,10 @@ impl Mesh {
         }
         for responder in remote.responders.values() {
             responder.room.close();
+        }
+        for (_, letter) in std::mem::take(&mut remote.letters) {
+            // Perhaps it arrived, and only its ack did not: better twice than never.
+            self.keep_letter(state, letter);
         }
         state.calls.gone(link.peer, reason, after, &state.own);
         state.wake_waiting();

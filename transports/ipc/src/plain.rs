@@ -1,5 +1,5 @@
-//! The receiving side of plain events: one bounded queue per interest, and the credit that its
-//! drained places give back to the peers that filled them.
+//! The receiving side of plain events: one bounded queue per interest, and the credit (in events and
+//! in bytes) that its drained places give back to the peers that filled them.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use crate::link::Link;
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
 use crate::table::OwnInterest;
-use crate::wire::{Change, Control, Out, WireError, control};
+use crate::wire::{Change, Control, Out, WINDOW, WireError, charge, control};
 
 /// The queue of one interest. Each link may fill `capacity` places of it.
 pub(crate) struct Inbox {
@@ -38,9 +38,10 @@ struct Inner {
     waker: Option<Waker>,
 }
 
+#[allow(clippy::large_enum_variant, reason = "nearly all are events")]
 enum Item {
-    /// From the link with this number.
-    Event(u64, Envelope),
+    /// From the link with this number, with what it takes of its window.
+    Event(u64, usize, Envelope),
     /// A link broke here that had brought events: nobody knows how many more were on their way.
     Cut,
 }
@@ -54,6 +55,8 @@ struct Account {
     used: usize,
     /// Of these, the drained ones.
     drained: usize,
+    /// What those took of the window.
+    bytes: usize,
 }
 
 /// Wakes the reader, with the lock released.
@@ -86,12 +89,12 @@ impl Inbox {
         Self { id: interest.id.0, capacity, batch, sink, inner: Mutex::default() }
     }
 
-    /// Gives events on that a link brought: to the bus at once, while its stream holds nothing and
-    /// waits for more; else into the queue.
+    /// Gives events on that a link brought, each with what it takes of its window: to the bus at
+    /// once, while its stream holds nothing and waits for more; else into the queue.
     fn push(
         &self,
         link: &Arc<Link>,
-        mut envelopes: impl ExactSizeIterator<Item = Envelope>,
+        mut envelopes: impl ExactSizeIterator<Item = (usize, Envelope)>,
     ) -> Result<(), WireError> {
         let mut inner = lock(&self.inner);
         if inner.ended {
@@ -112,17 +115,20 @@ impl Inbox {
             drop(inner);
             // The next events of this link are in its reader's hands as well: nothing overtakes
             // them here.
-            let (mut events, mut back) = (0, None);
-            for envelope in &mut envelopes {
-                back = Some(envelope);
-                sink.try_take(&mut back);
-                if back.is_some() {
+            let mut drained = Drained { link: link.number, events: 0, bytes: 0 };
+            let mut back = None;
+            for (charge, envelope) in &mut envelopes {
+                let mut offered = Some(envelope);
+                sink.try_take(&mut offered);
+                if let Some(envelope) = offered {
+                    back = Some((charge, envelope));
                     break;
                 }
-                events += 1;
+                drained.events += 1;
+                drained.bytes += charge;
             }
             inner = lock(&self.inner);
-            let give = self.note(&mut inner, Drained { link: link.number, events });
+            let give = self.note(&mut inner, drained);
             if back.is_none() || inner.ended {
                 drop(inner);
                 self.give(give);
@@ -130,7 +136,7 @@ impl Inbox {
             }
             if inner.accounts.contains_key(&link.number) {
                 let rest = back.into_iter().chain(envelopes);
-                inner.items.extend(rest.map(|envelope| Item::Event(link.number, envelope)));
+                inner.items.extend(rest.map(|(charge, it)| Item::Event(link.number, charge, it)));
             } else {
                 inner.cut();
             }
@@ -138,7 +144,7 @@ impl Inbox {
             self.give(give);
             return Ok(());
         }
-        inner.items.extend(envelopes.map(|envelope| Item::Event(link.number, envelope)));
+        inner.items.extend(envelopes.map(|(charge, it)| Item::Event(link.number, charge, it)));
         wake(inner);
         Ok(())
     }
@@ -149,7 +155,7 @@ impl Inbox {
 
     /// There is a link that may bring events.
     pub(crate) fn expect(&self, link: &Arc<Link>) {
-        let account = Account { link: link.clone(), fed: false, used: 0, drained: 0 };
+        let account = Account { link: link.clone(), fed: false, used: 0, drained: 0, bytes: 0 };
         lock(&self.inner).accounts.insert(link.number, account);
     }
 
@@ -197,20 +203,27 @@ impl Inbox {
         self.give(give);
     }
 
-    fn note(&self, inner: &mut Inner, drained: Drained) -> Option<(Arc<Link>, usize)> {
+    fn note(&self, inner: &mut Inner, drained: Drained) -> Option<(Arc<Link>, Control)> {
         let account = inner.accounts.get_mut(&drained.link)?;
         account.drained += drained.events;
-        if account.drained < self.batch {
+        account.bytes += drained.bytes;
+        if !self.is_enough(account.drained, account.bytes) {
             return None;
         }
-        let give = std::mem::take(&mut account.drained);
-        account.used -= give;
-        Some((account.link.clone(), give))
+        let events = std::mem::take(&mut account.drained);
+        let bytes = std::mem::take(&mut account.bytes) as u64;
+        account.used -= events;
+        let credit = Control::Credit { interest: self.id, events: events as u64, bytes };
+        Some((account.link.clone(), credit))
     }
 
-    fn give(&self, give: Option<(Arc<Link>, usize)>) {
-        if let Some((link, events)) = give {
-            let credit = Control::Credit { interest: self.id, events: events as u64 };
+    /// Whether so much is worth a frame.
+    fn is_enough(&self, events: usize, bytes: usize) -> bool {
+        events >= self.batch || bytes >= WINDOW / 4
+    }
+
+    fn give(&self, give: Option<(Arc<Link>, Control)>) {
+        if let Some((link, credit)) = give {
             link.control_at_once(Out::control(&credit));
         }
     }
@@ -221,6 +234,8 @@ impl Inbox {
 struct Drained {
     link: u64,
     events: usize,
+    /// Of the window.
+    bytes: usize,
 }
 
 /// The stream that the bus polls.
@@ -235,14 +250,16 @@ struct Arrivals {
 
 impl Arrivals {
     /// Counts a drained event.
-    fn count(&mut self, link: u64) {
+    fn count(&mut self, link: u64, charge: usize) {
         let before = self.drained.take();
         let same = before.filter(|drained| drained.link == link);
-        let drained = Drained { link, events: same.map_or(0, |same| same.events) + 1 };
+        let mut drained = same.unwrap_or(Drained { link, events: 0, bytes: 0 });
+        drained.events += 1;
+        drained.bytes += charge;
         if let Some(other) = before.filter(|drained| drained.link != link) {
             self.inbox.drain(other);
         }
-        if drained.events >= self.inbox.batch {
+        if self.inbox.is_enough(drained.events, drained.bytes) {
             self.inbox.drain(drained);
         } else {
             self.drained = Some(drained);
@@ -261,8 +278,8 @@ impl Stream for Arrivals {
         }
         Poll::Ready(match this.items.pop_front() {
             None => None,
-            Some(Item::Event(link, envelope)) => {
-                this.count(link);
+            Some(Item::Event(link, charge, envelope)) => {
+                this.count(link, charge);
                 Some(Arrival::Event(envelope))
             }
             Some(Item::Cut) => Some(Arrival::Gap(Gap::new(None, GapReason::Disconnected))),
@@ -274,7 +291,8 @@ impl Stream for Arrivals {
 #[derive(Default)]
 pub(crate) struct Handful {
     known: Option<(u64, Arc<Inbox>)>,
-    envelopes: Vec<Envelope>,
+    /// Each with what it takes of the link's window.
+    envelopes: Vec<(usize, Envelope)>,
 }
 
 /// How many events a handful has at most.
@@ -287,17 +305,18 @@ impl Handful {
         mesh: &Mesh,
         link: &Arc<Link>,
         interests: &[u64],
+        size: usize,
         envelope: Envelope,
     ) -> Result<(), WireError> {
         let &[interest] = interests else {
             self.deliver(mesh, link)?;
-            return mesh.arrived(link, interests, envelope);
+            return mesh.arrived(link, interests, size, envelope);
         };
-        if !self.known.as_ref().is_some_and(|(known, _)| *known == interest) {
+        if self.known.as_ref().is_none_or(|(known, _)| *known != interest) {
             self.deliver(mesh, link)?;
             self.known = mesh.inbox(interest).map(|inbox| (interest, inbox));
         }
-        self.envelopes.push(envelope);
+        self.envelopes.push((charge(size), envelope));
         if self.envelopes.len() < HANDFUL { Ok(()) } else { self.deliver(mesh, link) }
     }
 
@@ -398,6 +417,7 @@ impl Mesh {
         &self,
         link: &Arc<Link>,
         interests: &[u64],
+        size: usize,
         envelope: Envelope,
     ) -> Result<(), WireError> {
         // One that was withdrawn meanwhile is not there: its events go nowhere.
@@ -406,7 +426,7 @@ impl Mesh {
             interests.iter().filter_map(|id| Some(own.get(id)?.inbox.clone())).collect()
         });
         for inbox in inboxes {
-            inbox.push(link, std::iter::once(envelope.clone()))?;
+            inbox.push(link, std::iter::once((charge(size), envelope.clone())))?;
         }
         Ok(())
     }
@@ -417,6 +437,7 @@ impl Mesh {
         link: &Arc<Link>,
         interest: u64,
         events: u64,
+        bytes: u64,
     ) -> Result<(), WireError> {
         self.look(|state| {
             let remote = state.peers.get_mut(&link.peer).filter(|it| Arc::ptr_eq(&it.link, link));
@@ -428,7 +449,13 @@ impl Mesh {
                 .and_then(|events| interest.credit.checked_add(events))
                 .filter(|credit| *credit <= interest.wants.capacity.max(1))
                 .ok_or(WireError::Unexpected("more credit than capacity"))?;
+            let bytes = i64::try_from(bytes)
+                .ok()
+                .and_then(|bytes| interest.bytes.checked_add(bytes))
+                .filter(|bytes| *bytes <= WINDOW as i64)
+                .ok_or(WireError::Unexpected("more credit than the window"))?;
             interest.credit = credit;
+            interest.bytes = bytes;
             state.wake_waiting();
             Ok(())
         })

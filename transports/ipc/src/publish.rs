@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 
 use crate::mesh::{Mesh, State};
 use crate::table::Plan;
-use crate::wire::Out;
 use crate::wire::envelope::Encoded;
+use crate::wire::{Out, charge};
 
 /// Room for one event at every peer and group that takes it. See [`Permit`].
 pub struct IpcPermit {
@@ -52,6 +52,10 @@ impl Permit for IpcPermit {
                 return Receipt::exact(Vec::new());
             };
             let mut parties = Vec::new();
+            let taken = charge(encoded.len());
+            if taken > 0 {
+                state.charge(&self.plan, taken);
+            }
             if state.plans.generation == self.generation {
                 for target in &self.plan.targets {
                     target.link.data(Out::event(&target.interests, &encoded));
@@ -72,10 +76,12 @@ impl IpcPermit {
     /// encoded or is too long must be told now, not when the engine delivers it.)
     fn encode(&self, envelope: &Envelope) -> Option<Encoded> {
         let encoded = Encoded::new(envelope).and_then(|encoded| {
-            if Out::event(&[], &encoded).is_too_long() {
+            let limit = self.mesh.limit;
+            if Out::event(&[], &encoded).is_too_long(limit) {
+                let size = encoded.len();
                 return Err(PayloadError {
                     topic: envelope.topic.to_string(),
-                    reason: "with its headers it is over the limit of a frame".into(),
+                    reason: format!("with its {size} bytes it is over the limit of {limit}"),
                 });
             }
             Ok(encoded)
@@ -194,7 +200,7 @@ impl Mesh {
                 }
                 for id in &target.interests {
                     let Some(interest) = remote.interests.get(id) else { continue };
-                    if interest.credit == 0 {
+                    if !interest.has_room() {
                         let by = remote.party(&interest.wants, route.to.as_ref());
                         return Err(TransportError::Full { by });
                     }
@@ -252,6 +258,21 @@ impl Mesh {
 }
 
 impl State {
+    /// Takes bytes off the windows of all that an event is for.
+    fn charge(&mut self, plan: &Plan, taken: usize) {
+        for target in &plan.targets {
+            let remote = self.peers.get_mut(&target.link.peer);
+            let Some(remote) = remote.filter(|it| Arc::ptr_eq(&it.link, &target.link)) else {
+                continue;
+            };
+            for id in &target.interests {
+                if let Some(interest) = remote.interests.get_mut(id) {
+                    interest.bytes -= taken as i64;
+                }
+            }
+        }
+    }
+
     /// Whether any plain interest of a peer wants it.
     pub(crate) fn wanted(&mut self, route: &Route) -> bool {
         !self.plans.plan(route, &self.peers).targets.is_empty()
@@ -263,7 +284,7 @@ impl State {
         plan.targets.iter().find_map(|target| {
             let remote = self.peers.get(&target.link.peer)?;
             let mut interests = target.interests.iter().filter_map(|id| remote.interests.get(id));
-            let full = interests.find(|interest| interest.credit == 0);
+            let full = interests.find(|interest| !interest.has_room());
             full.and_then(|it| remote.party(&it.wants, route.to.as_ref()))
         })
     }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::mesh::{Mesh, Phase, State};
-use crate::wire::{Control, Out};
 
 /// Time between two beats.
 const BEAT: Duration = Duration::from_millis(500);
@@ -88,9 +87,7 @@ fn beat(state: &mut State) -> Vec<(Arc<crate::link::Link>, &'static str)> {
             }
             Finding::Cut(reason) => cut.push((remote.link.clone(), reason)),
             Finding::Ask => {
-                let serial = state.acks.serial();
-                remote.outstanding.push_back(Owed { serial, behind_data: false });
-                remote.link.control(Out::control(&Control::Ping { serial }));
+                remote.ping(&mut state.acks);
             }
             Finding::Fine => {}
         }

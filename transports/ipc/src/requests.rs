@@ -20,7 +20,7 @@ use crate::mailbox::Mailbox;
 use crate::mesh::{After, Mesh, State};
 use crate::table::{MAX_ASKS, Own, OwnResponder};
 use crate::wire::envelope::Encoded;
-use crate::wire::{Answer, Change, Control, MAX_PAYLOAD, Out, WireError};
+use crate::wire::{Answer, Change, Control, Out, WireError};
 
 /// The requests that one responder was asked, with the keys by which they are cancelled.
 pub(crate) type AskBox = Mailbox<(AskKey, Ask)>;
@@ -194,8 +194,8 @@ impl Mesh {
             what: topic.clone(),
             reason: error.to_string(),
         })?;
-        if Out::ask(0, 0, 0, &encoded).is_too_long() {
-            let (size, limit) = (encoded.len(), MAX_PAYLOAD);
+        if Out::ask(0, 0, 0, &encoded).is_too_long(self.limit) {
+            let (size, limit) = (encoded.len(), self.limit);
             return Err(TransportError::TooLarge { topic: topic.clone(), size, limit });
         }
         let until = tokio::time::Instant::from_std(deadline);
@@ -212,6 +212,12 @@ impl Mesh {
                 Ok(Err(_)) => continue,
                 Err(_) => return Err(timed_out(Some(choice.party))),
             };
+            let lane_has_room = self.until(|state| {
+                state.peers.get(&choice.peer).is_none_or(|remote| !remote.link.is_congested())
+            });
+            if timeout_at(until, lane_has_room).await.is_err() {
+                return Err(timed_out(Some(choice.party)));
+            }
             let Some((call, answer)) = self.ask(&choice, &envelope, &encoded, deadline) else {
                 continue;
             };
@@ -278,7 +284,7 @@ impl Mesh {
             // Only if somebody still waits.
             if mesh.look(|state| state.calls.answering.remove(&key)).is_some() {
                 match link {
-                    Some(link) => send_answer(&link, key.1, Answer::Reply(reply)),
+                    Some(link) => mesh.send_answer(&link, key.1, Answer::Reply(reply)),
                     None => mesh.answered(mesh.me, key.1, Answer::Reply(reply)),
                 }
             }
@@ -318,7 +324,7 @@ impl Mesh {
                 return Err(WireError::Unexpected("a request with a number that is in use"));
             }
             let Some(own) = state.own.responders.get(&responder) else {
-                send_answer(link, request, Answer::Gone);
+                self.send_answer(link, request, Answer::Gone);
                 return Ok(());
             };
             let mailbox = own.mailbox.clone();
@@ -326,7 +332,7 @@ impl Mesh {
             if let Err(ask) = mailbox.push((key, ask)) {
                 state.calls.answering.remove(&key);
                 after.drop_later(ask);
-                send_answer(link, request, Answer::Gone);
+                self.send_answer(link, request, Answer::Gone);
             }
             Ok(())
         })
@@ -379,19 +385,23 @@ impl State {
     }
 }
 
-fn send_answer(link: &Link, request: u64, answer: Answer) {
-    let failed = |text: String| Answer::Reply(Reply::Failed { kind: FailureKind::Abandoned, text });
-    let out = match Out::reply(request, &answer) {
-        Ok(out) if out.is_too_long() => {
-            let size = out.payload.len();
-            let text = format!("its answer of {size} bytes is over the limit of {MAX_PAYLOAD}");
-            Out::reply(request, &failed(text))
+impl Mesh {
+    fn send_answer(&self, link: &Link, request: u64, answer: Answer) {
+        let failed =
+            |text: String| Answer::Reply(Reply::Failed { kind: FailureKind::Abandoned, text });
+        let limit = self.limit;
+        let out = match Out::reply(request, &answer) {
+            Ok(out) if out.is_too_long(limit) => {
+                let size = out.payload.len();
+                let text = format!("its answer of {size} bytes is over the limit of {limit}");
+                Out::reply(request, &failed(text))
+            }
+            Err(error) => Out::reply(request, &failed(error.to_string())),
+            out => out,
+        };
+        if let Ok(out) = out {
+            link.control(out);
         }
-        Err(error) => Out::reply(request, &failed(error.to_string())),
-        out => out,
-    };
-    if let Ok(out) = out {
-        link.control(out);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use busway_transport::{
-    GroupSpec, Name, Party, Peer, PeerId, PlainInterest, ResponderSpec, Route, Topic,
+    DeadLetter, GroupSpec, Name, Party, Peer, PeerId, PlainInterest, ResponderSpec, Route, Topic,
 };
 use tokio::sync::Semaphore;
 
@@ -13,7 +13,7 @@ use crate::link::Link;
 use crate::plain::Inbox;
 use crate::pulse::{Beats, Owed};
 use crate::requests::AskBox;
-use crate::wire::{Change, Table};
+use crate::wire::{Change, Table, WINDOW};
 
 /// How many requests of one caller a responder has open at once. The next ones wait.
 pub(crate) const MAX_ASKS: usize = 1024;
@@ -99,12 +99,27 @@ pub(crate) struct Remote {
     pub(crate) outstanding: VecDeque<Owed>,
     /// See [`pulse`](crate::pulse).
     pub(crate) beats: Beats,
+    /// Dead letters on their way to it, each until the ping behind it is acknowledged: what a dying
+    /// link takes with it stays here instead.
+    pub(crate) letters: VecDeque<(u64, DeadLetter)>,
 }
 
 pub(crate) struct RemoteInterest {
     pub(crate) wants: PlainInterest,
     /// How many more events it has room for.
     pub(crate) credit: usize,
+    /// How many more bytes: the last event that found room may have been larger than what was left.
+    pub(crate) bytes: i64,
+}
+
+impl RemoteInterest {
+    pub(crate) fn new(wants: PlainInterest) -> Self {
+        Self { credit: wants.capacity.max(1), bytes: WINDOW as i64, wants }
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.credit > 0 && self.bytes > 0
+    }
 }
 
 pub(crate) struct RemoteResponder {
@@ -127,6 +142,7 @@ impl Remote {
             knows_us: false,
             outstanding: VecDeque::new(),
             beats: Beats::default(),
+            letters: VecDeque::new(),
         }
     }
 

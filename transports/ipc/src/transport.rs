@@ -18,7 +18,7 @@ use crate::folder::{Folder, Socket};
 use crate::groups::NO_DURABLE_GROUPS;
 use crate::mesh::{Mesh, Phase};
 use crate::publish::IpcPermit;
-use crate::wire::{Change, MAX_PAYLOAD};
+use crate::wire::Change;
 
 /// How long a closing bus waits for its peers to hang up after the goodbye, at most.
 const HANG_UP: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ impl Transport for IpcTransport {
             Capability::SeesResponderDeath,
             Capability::RemoteCancellation,
         ];
-        Capabilities::new("ipc", CAN, ContentType::MESSAGE_PACK, MAX_PAYLOAD)
+        Capabilities::new("ipc", CAN, ContentType::MESSAGE_PACK, self.mesh.limit)
     }
 
     fn status(&self) -> Status {

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
@@ -64,18 +65,7 @@ impl Folder {
                 check_base(dir)?;
                 dir.clone()
             }
-            None => {
-                let base = match usable_runtime_dir() {
-                    Some(dir) => dir.join("busway"),
-                    None => {
-                        let temporary = std::env::temp_dir();
-                        check_base(&temporary)?;
-                        temporary.join(format!("busway-{}", me()))
-                    }
-                };
-                make_own(&base)?;
-                base
-            }
+            None => usual_base(std::env::var_os("XDG_RUNTIME_DIR"), std::env::temp_dir())?,
         };
         let path = base.join(place.name.as_str());
         make_own(&path)?;
@@ -218,15 +208,30 @@ fn listen(path: &Path) -> io::Result<Listener> {
     }
 }
 
-fn usable_runtime_dir() -> Option<PathBuf> {
-    let dir = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?);
-    (dir.is_absolute() && check_base(&dir).is_ok()).then_some(dir)
+/// In the run-time folder, if there is a usable one, else a folder of our own in the temporary
+/// folder.
+fn usual_base(runtime: Option<OsString>, temporary: PathBuf) -> Result<PathBuf, TransportError> {
+    let runtime = runtime.map(PathBuf::from);
+    let base = match runtime.filter(|dir| dir.is_absolute() && check_base(dir).is_ok()) {
+        Some(dir) => dir.join("busway"),
+        None => {
+            check_base(&temporary)?;
+            temporary.join(format!("busway-{}", me()))
+        }
+    };
+    make_own(&base)?;
+    Ok(base)
 }
 
 /// A folder that we did not make: others must not be able to put another one in the place of
 /// ours.
 fn check_base(path: &Path) -> Result<(), TransportError> {
-    let found = fs::metadata(path).map_err(|error| io_error("looking at", path, error))?;
+    let looking = |error| io_error("looking at", path, error);
+    let itself = fs::symlink_metadata(path).map_err(looking)?;
+    if itself.is_symlink() && itself.uid() != me() && itself.uid() != 0 {
+        return Err(denied(path, format!("it is a symbolic link of user {}", itself.uid())));
+    }
+    let found = fs::metadata(path).map_err(looking)?;
     if !found.is_dir() {
         return Err(denied(path, "it is not a directory"));
     }
@@ -272,4 +277,34 @@ fn check_socket(path: &Path, found: &Metadata) -> Result<(), TransportError> {
         return Err(denied(path, format!("the socket belongs to user {}", found.uid())));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn without_a_safe_run_time_folder_it_is_one_of_our_own_in_the_temporary_folder() {
+        let (runtime, temporary) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let base = |runtime: &str| usual_base(Some(runtime.into()), temporary.path().to_owned());
+        let own = temporary.path().join(format!("busway-{}", me()));
+        let path = runtime.path().to_str().unwrap();
+
+        assert_eq!(base(path).unwrap(), runtime.path().join("busway"));
+        for unusable in ["", "run/here", "/there/is/none"] {
+            assert_eq!(base(unusable).unwrap(), own);
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(base(path).unwrap(), own);
+        assert_eq!(usual_base(None, temporary.path().to_owned()).unwrap(), own);
+        assert_eq!(fs::metadata(&own).unwrap().mode() & 0o777, 0o700);
+
+        // Anybody can put something there first.
+        fs::remove_dir(&own).unwrap();
+        symlink(runtime.path(), &own).unwrap();
+        let error = base("").unwrap_err().to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+    }
 }

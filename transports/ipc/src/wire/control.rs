@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::WireError;
 
 /// Announcements are bounded as frames are; the limit keeps bincode from reserving more.
-const LIMIT: usize = super::MAX_FRAME;
+const LIMIT: usize = super::max_frame(super::MAX_PAYLOAD);
 
 fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<LIMIT>()
@@ -39,6 +39,8 @@ pub(crate) struct Introduction {
     pub(crate) bus: String,
     pub(crate) peer: u64,
     pub(crate) pid: u32,
+    /// The largest payload that it sends.
+    pub(crate) payload: u64,
 }
 
 /// What the accepting side says to an introduction.
@@ -65,8 +67,8 @@ pub(crate) enum Control {
     Ack { serial: u64 },
     /// Are you there? Answered by an ack.
     Ping { serial: u64 },
-    /// The receiver has room for so many more events of one interest.
-    Credit { interest: u64, events: u64 },
+    /// The receiver has room for so much more of one interest.
+    Credit { interest: u64, events: u64, bytes: u64 },
     /// How a delivery to one of the sender's members ended.
     Settle { member: u64, tag: u64, outcome: WireOutcome },
     /// The caller no longer wants an answer.

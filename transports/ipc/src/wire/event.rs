@@ -41,10 +41,15 @@ impl EventFrames {
         Self { flags, origin: origin.freeze(), behind: behind.freeze() }
     }
 
+    /// How long an envelope with such a payload is.
+    pub(crate) fn envelope(&self, payload: usize) -> usize {
+        1 + 16 + self.origin.len() + 8 + 12 + self.behind.len() + payload
+    }
+
     /// Puts all of a frame but the payload, which has to follow.
     pub(crate) fn put(&self, to: &mut BytesMut, interests: &[u64], event: Event) {
         let own = 1 + 4 + 8 * interests.len();
-        let envelope = 1 + 16 + self.origin.len() + 8 + 12 + self.behind.len() + event.length;
+        let envelope = self.envelope(event.length);
         to.reserve(4 + own + envelope);
         to.put_u32_le((own + envelope) as u32);
         to.put_u8(EVENT);

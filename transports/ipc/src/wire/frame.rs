@@ -9,7 +9,7 @@ use super::control::{self, Control, Introduction, Welcome, WireKey, shorten};
 use super::envelope::{self, Encoded};
 use super::origins::Origins;
 use super::read::Read;
-use super::{MAGIC, MAX_FRAME, MAX_HELLO, VERSION, WireError};
+use super::{MAGIC, MAX_HELLO, MAX_PAYLOAD, VERSION, WireError, max_frame};
 
 const HELLO: u8 = 1;
 const WELCOME: u8 = 2;
@@ -34,6 +34,8 @@ pub(crate) enum Frame {
     /// An event, and which of the receiver's interests it is for.
     Event {
         interests: Interests,
+        /// Of the encoded envelope.
+        size: usize,
         envelope: Envelope,
     },
     /// Group work for one of the receiver's members.
@@ -145,9 +147,9 @@ impl Out {
         self.head.len() + self.shared.len() + self.payload.len()
     }
 
-    /// Whether the other side would take it for an attack.
-    pub(crate) fn is_too_long(&self) -> bool {
-        self.len() - 4 > MAX_FRAME
+    /// Whether the other side would take it for an attack, by the payload limit that it was told.
+    pub(crate) fn is_too_long(&self, limit: usize) -> bool {
+        self.len() - 4 > max_frame(limit)
     }
 
     pub(crate) fn hello(introduction: &Introduction) -> Self {
@@ -269,9 +271,10 @@ impl Decoder {
         Self { buffer: BytesMut::new(), limit: MAX_HELLO, origins: Origins::default() }
     }
 
-    /// The hello is done: frames may have their full size.
-    pub(crate) fn trust(&mut self) {
-        self.limit = MAX_FRAME;
+    /// The hello is done: frames may have their full size, by the payload limit of the peer. (Its
+    /// announcements have the usual limit in any case.)
+    pub(crate) fn trust(&mut self, limit: usize) {
+        self.limit = max_frame(limit.max(MAX_PAYLOAD));
     }
 
     /// The next whole frame, if it is there.
@@ -300,7 +303,8 @@ pub(crate) fn decode(bytes: Bytes, origins: &mut Origins) -> Result<Frame, WireE
         CONTROL => Frame::Control(control::decode(&from.rest())?),
         EVENT => {
             let interests = Interests::read(&mut from)?;
-            Frame::Event { interests, envelope: envelope::read(from, origins)? }
+            let size = from.0.len();
+            Frame::Event { interests, size, envelope: envelope::read(from, origins)? }
         }
         DELIVER => {
             let (member, tag) = (from.u64("member")?, from.u64("tag")?);

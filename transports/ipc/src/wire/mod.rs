@@ -22,10 +22,25 @@ pub(crate) use frame::{Answer, Decoder, Frame, Out, Work};
 pub(crate) const VERSION: u16 = 1;
 /// The first bytes of every hello, before the version: they never change.
 pub(crate) const MAGIC: [u8; 4] = *b"BWIP";
-/// The largest payload of an event, request or response.
+/// The largest payload of an event, request or response, unless set. The sender's limit counts: it
+/// says it in its hello.
 pub(crate) const MAX_PAYLOAD: usize = 16 << 20;
-/// The largest frame: a payload and its metadata.
-pub(crate) const MAX_FRAME: usize = MAX_PAYLOAD + (1 << 20);
+/// The largest frame at a sender's limit: a payload and its metadata.
+pub(crate) const fn max_frame(payload: usize) -> usize {
+    payload + (1 << 20)
+}
+/// How many bytes of events of one interest may be under way to one peer, beside the credit in
+/// events: what each has over [`FREE`] counts, and one larger than this passes when nothing else is
+/// under way.
+pub(crate) const WINDOW: usize = 16 << 20;
+/// An event of this size costs credit in events only: the many small ones are bounded by that.
+const FREE: usize = 4 << 10;
+
+/// What an encoded event takes of the [`WINDOW`].
+pub(crate) fn charge(size: usize) -> usize {
+    size.saturating_sub(FREE)
+}
+
 /// The largest frame before the hello is done: a stranger makes us reserve no more than this.
 pub(crate) const MAX_HELLO: usize = 4 << 10;
 

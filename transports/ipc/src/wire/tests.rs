@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
 
 use busway_transport::{
@@ -28,7 +27,7 @@ fn join(out: &Out) -> BytesMut {
 fn through(out: &Out, cut: usize) -> Frame {
     let bytes = join(out);
     let mut decoder = Decoder::new();
-    decoder.trust();
+    decoder.trust(MAX_PAYLOAD);
     let cut = cut % bytes.len();
     decoder.buffer.put_slice(&bytes[..cut]);
     assert!(decoder.next().unwrap().is_none());
@@ -81,6 +80,115 @@ prop_compose! {
     }
 }
 
+fn spec() -> impl Strategy<Value = GroupSpec> {
+    (name(), name(), topic(), 1..100usize, 1..u32::MAX, any::<u16>()).prop_map(
+        |(endpoint, group, topic, concurrency, attempts, delay)| {
+            let mut spec = GroupSpec::new(GroupKey { endpoint, group, topic });
+            spec.concurrency = concurrency;
+            let delay = Duration::from_millis(delay.into());
+            spec.retry = Retry::exponential(delay, 4 * delay).attempts(attempts);
+            spec
+        },
+    )
+}
+
+/// What a peer may want.
+fn change() -> impl Strategy<Value = Change> {
+    let id = any::<u64>();
+    let endpoints = || proptest::collection::btree_set(name(), 0..4);
+    let interest = (id, endpoints(), any::<u32>(), prop_oneof![Just("#"), Just("a.*"), Just("a")]);
+    prop_oneof![
+        name().prop_map(|name| Change::Endpoint(name.to_string())),
+        interest.prop_map(|(id, endpoints, capacity, filter)| {
+            let filter = TopicFilter::new(filter).unwrap();
+            let id = SubscriptionId(id);
+            Change::interest(&PlainInterest::new(id, filter, endpoints, capacity as usize))
+        }),
+        (id, endpoints())
+            .prop_map(|(id, names)| Change::Update { id, endpoints: control::texts(&names) }),
+        id.prop_map(|id| Change::Withdraw { id }),
+        (id, spec()).prop_map(|(member, spec)| Change::Join { member, spec: (&spec).into() }),
+        id.prop_map(|member| Change::Leave { member }),
+        (id, topic(), name()).prop_map(|(responder, topic, endpoint)| Change::Respond {
+            responder,
+            topic: topic.to_string(),
+            endpoint: endpoint.to_string(),
+        }),
+        id.prop_map(|responder| Change::Unrespond { responder }),
+        Just(Change::Ready),
+    ]
+}
+
+fn control() -> impl Strategy<Value = Control> {
+    let id = any::<u64>();
+    let failure = ".{0,100}";
+    let outcome = prop_oneof![
+        Just(()).prop_map(|()| Outcome::Done),
+        Just(()).prop_map(|()| Outcome::HandBack),
+        failure.prop_map(|text| Outcome::Failed(Failure::new(DeadReason::Error, text))),
+        failure.prop_map(|text| Outcome::Refused(Failure::new(DeadReason::Version, text))),
+    ];
+    prop_oneof![
+        (id, proptest::collection::vec(change(), 0..5))
+            .prop_map(|(serial, changes)| Control::Table { serial, table: Table { changes } }),
+        (id, change()).prop_map(|(serial, change)| Control::Change { serial, change }),
+        id.prop_map(|serial| Control::Ack { serial }),
+        id.prop_map(|serial| Control::Ping { serial }),
+        (id, id, id).prop_map(|(interest, events, bytes)| Control::Credit {
+            interest,
+            events,
+            bytes
+        }),
+        (id, id, outcome).prop_map(|(member, tag, outcome)| Control::Settle {
+            member,
+            tag,
+            outcome: (&outcome).into()
+        }),
+        id.prop_map(|request| Control::Cancel { request }),
+        Just(Control::Goodbye),
+    ]
+}
+
+/// A frame of each kind.
+fn any_frame() -> impl Strategy<Value = Out> {
+    let id = any::<u64>();
+    let hello = (id, any::<u32>(), id).prop_map(|(peer, pid, payload)| Introduction {
+        bus: "shop".into(),
+        peer,
+        pid,
+        payload,
+    });
+    let answer = prop_oneof![
+        payload().prop_map(|value| Answer::Reply(Reply::Response(value))),
+        payload().prop_map(|value| Answer::Reply(Reply::Refused(value))),
+        ".{0,60}".prop_map(|text| {
+            Answer::Reply(Reply::Failed { kind: FailureKind::Panicked, text })
+        }),
+        Just(()).prop_map(|()| Answer::Gone),
+    ];
+    let encoded = || envelope().prop_map(|envelope| Encoded::new(&envelope).unwrap());
+    prop_oneof![
+        hello.clone().prop_map(|me| Out::hello(&me)),
+        hello.prop_map(|me| Out::welcome(&Welcome::Come(me))),
+        control().prop_map(|control| Out::control(&control)),
+        (proptest::collection::vec(id, 0..5), encoded())
+            .prop_map(|(ids, encoded)| Out::event(&ids, &encoded)),
+        (id, id, any::<u32>(), any::<Option<u64>>(), encoded()).prop_map(
+            |(member, tag, attempt, key, encoded)| {
+                Out::deliver(&Work { member, tag, attempt, key }, &encoded)
+            }
+        ),
+        (id, id, id, encoded()).prop_map(|(request, responder, left, encoded)| {
+            Out::ask(request, responder, left, &encoded)
+        }),
+        (id, answer).prop_map(|(request, answer)| Out::reply(request, &answer).unwrap()),
+        (spec(), envelope(), any::<u32>()).prop_map(|(spec, envelope, attempts)| {
+            let failure = Failure::new(DeadReason::Lost, "gone");
+            Out::dead_letter(&DeadLetter::new(spec.key, envelope, attempts, failure)).unwrap()
+        }),
+    ]
+}
+
 /// Envelopes have no `PartialEq`; their `Debug` shows everything.
 fn same(one: &impl std::fmt::Debug, other: &impl std::fmt::Debug) {
     assert_eq!(format!("{one:?}"), format!("{other:?}"));
@@ -94,8 +202,9 @@ proptest! {
         cut in any::<usize>(),
     ) {
         let out = Out::event(&ids, &Encoded::new(&envelope).unwrap());
-        let Frame::Event { interests, envelope: back } = through(&out, cut) else { panic!() };
+        let Frame::Event { interests, size, envelope: back } = through(&out, cut) else { panic!() };
         assert_eq!(&interests[..], ids);
+        assert_eq!(size, Encoded::new(&envelope).unwrap().len());
         same(&back, &envelope);
     }
 
@@ -127,7 +236,7 @@ proptest! {
         again in proptest::collection::vec(any::<prop::sample::Index>(), 40),
     ) {
         let mut decoder = Decoder::new();
-        decoder.trust();
+        decoder.trust(MAX_PAYLOAD);
         for envelope in again.iter().map(|again| again.get(&envelopes)) {
             let out = Out::event(&[1], &Encoded::new(envelope).unwrap());
             decoder.buffer.put_slice(&join(&out));
@@ -183,69 +292,110 @@ proptest! {
     }
 
     #[test]
+    fn announcements_and_hellos_come_back_as_they_went(
+        control in control(),
+        hello in ("[ -~]{0,80}", any::<u64>(), any::<u32>(), any::<u64>()),
+        reason in ".{0,100}",
+        cut in any::<usize>(),
+    ) {
+        let Frame::Control(back) = through(&Out::control(&control), cut) else { panic!() };
+        assert_eq!(back, control);
+        let (bus, peer, pid, payload) = hello;
+        let me = Introduction { bus, peer, pid, payload };
+        let Frame::Hello(back) = through(&Out::hello(&me), cut) else { panic!() };
+        assert_eq!(back, me);
+        for welcome in
+            [Welcome::Come(me), Welcome::Duplicate, Welcome::Closing, Welcome::Refused(reason)]
+        {
+            let Frame::Welcome(back) = through(&Out::welcome(&welcome), cut) else { panic!() };
+            assert_eq!(back, welcome);
+        }
+    }
+
+    #[test]
     fn garbage_is_an_error_and_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = decode(Bytes::from(bytes.clone()), &mut Origins::default());
         let mut decoder = Decoder::new();
         decoder.buffer.put_slice(&bytes);
         while let Ok(Some(_)) = decoder.next() {}
         assert!(decoder.buffer.capacity() <= MAX_HELLO + 4 + 2 * bytes.len());
+        // As the body of each kind of frame.
+        for kind in 0..=10 {
+            let mut body = BytesMut::from(&[kind][..]);
+            body.put_slice(&bytes);
+            let _ = decode(body.freeze(), &mut Origins::default());
+        }
     }
 
     #[test]
     fn broken_frames_are_an_error_and_never_a_panic(
-        envelope in envelope(),
-        at in any::<prop::sample::Index>(),
-        byte in any::<u8>(),
+        frame in any_frame(),
+        wounds in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         cut in any::<prop::sample::Index>(),
     ) {
-        let out = Out::event(&[1, 2], &Encoded::new(&envelope).unwrap());
-        let mut bytes = join(&out).split_off(4);
-        let at = at.index(bytes.len());
-        bytes[at] = byte;
+        let mut bytes = join(&frame).split_off(4);
+        for (at, byte) in wounds {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
         let cut = cut.index(bytes.len());
         let _ = decode(bytes.clone().freeze(), &mut Origins::default());
         let _ = decode(bytes.split_to(cut).freeze(), &mut Origins::default());
     }
+
+    /// What is right before the wound still comes out, whatever the pieces; and then it ends.
+    #[test]
+    fn a_stream_is_read_up_to_its_wound(
+        frames in proptest::collection::vec(any_frame(), 1..6),
+        garbage in proptest::collection::vec(any::<u8>(), 0..40),
+        piece in 1..200usize,
+    ) {
+        let mut stream = BytesMut::new();
+        for frame in &frames {
+            stream.put_slice(&join(frame));
+        }
+        stream.put_u32_le(1 + garbage.len() as u32);
+        stream.put_u8(99);
+        stream.put_slice(&garbage);
+        let mut decoder = Decoder::new();
+        decoder.trust(MAX_PAYLOAD);
+        let mut read = 0;
+        let mut ended = None;
+        for piece in stream.chunks(piece) {
+            decoder.buffer.put_slice(piece);
+            while ended.is_none() {
+                match decoder.next() {
+                    Ok(Some(_)) => read += 1,
+                    Ok(None) => break,
+                    Err(error) => ended = Some(error),
+                }
+            }
+        }
+        assert_eq!((read, ended), (frames.len(), Some(WireError::UnknownKind(99))));
+    }
 }
 
+/// The same for as long as one likes:
+/// `PROPTEST_CASES=10000000 cargo test --release -p busway-ipc --lib -- --ignored fuzz`.
 #[test]
-fn control_frames_come_back_as_they_went() {
-    let interest = PlainInterest::new(
-        SubscriptionId(7),
-        TopicFilter::new("a.#").unwrap(),
-        BTreeSet::from([Name::new("mail").unwrap()]),
-        12,
+#[ignore = "runs as long as PROPTEST_CASES says, a million cases unless set"]
+fn fuzz() {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|it| it.parse().ok());
+    let config = ProptestConfig { cases: cases.unwrap_or(1_000_000), ..ProptestConfig::default() };
+    let wounds = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..9);
+    let run = proptest::test_runner::TestRunner::new(config).run(
+        &(any_frame(), wounds),
+        |(frame, wounds)| {
+            let mut bytes = join(&frame).split_off(4);
+            for (at, byte) in wounds {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let _ = decode(bytes.freeze(), &mut Origins::default());
+            Ok(())
+        },
     );
-    let mut spec = GroupSpec::new(GroupKey {
-        endpoint: Name::new("billing").unwrap(),
-        group: Name::new("invoicing").unwrap(),
-        topic: Topic::new("a.b").unwrap(),
-    });
-    spec.concurrency = 3;
-    for control in [
-        Control::Table {
-            serial: 1,
-            table: Table {
-                changes: vec![
-                    Change::Endpoint("mail".into()),
-                    Change::interest(&interest),
-                    Change::Join { member: 4, spec: (&spec).into() },
-                ],
-            },
-        },
-        Control::Change { serial: 2, change: Change::Withdraw { id: 7 } },
-        Control::Ack { serial: 2 },
-        Control::Credit { interest: 7, events: 3 },
-        Control::Settle {
-            member: 4,
-            tag: 9,
-            outcome: (&Outcome::Failed(Failure::new(DeadReason::Panic, "x"))).into(),
-        },
-        Control::Goodbye,
-    ] {
-        let Frame::Control(back) = through(&Out::control(&control), 3) else { panic!() };
-        assert_eq!(back, control);
-    }
+    run.unwrap();
 }
 
 #[test]
@@ -276,7 +426,7 @@ fn retries_do_on_the_other_side_what_they_did_here() {
 
 #[test]
 fn hellos_of_others_are_told_apart() {
-    let me = Introduction { bus: "shop".into(), peer: 1, pid: 2 };
+    let me = Introduction { bus: "shop".into(), peer: 1, pid: 2, payload: 3 };
     let Frame::Hello(back) = through(&Out::hello(&me), 1) else { panic!() };
     assert_eq!(back, me);
     let Frame::Welcome(back) = through(&Out::welcome(&Welcome::Duplicate), 1) else { panic!() };
@@ -299,7 +449,7 @@ fn long_frames_are_refused_before_they_are_read() {
     decoder.buffer.put_u32_le(MAX_HELLO as u32 + 1);
     assert!(matches!(decoder.next(), Err(WireError::TooLong { .. })));
     let mut decoder = Decoder::new();
-    decoder.trust();
-    decoder.buffer.put_u32_le(MAX_FRAME as u32 + 1);
+    decoder.trust(MAX_PAYLOAD);
+    decoder.buffer.put_u32_le(max_frame(MAX_PAYLOAD) as u32 + 1);
     assert!(matches!(decoder.next(), Err(WireError::TooLong { .. })));
 }

@@ -17,11 +17,11 @@ async fn request(bus: &Bus, event: &str, payload: &str) -> Result<Reply, Transpo
     bus.transport.request(OutgoingRequest::new(envelope, later())).await
 }
 
-async fn take(asks: &mut Asks) -> Ask {
+pub(crate) async fn take(asks: &mut Asks) -> Ask {
     asks.next().await.expect("the responder's stream ended")
 }
 
-fn answer(value: impl ToString) -> Reply {
+pub(crate) fn answer(value: impl ToString) -> Reply {
     Reply::Response(Payload::encoded(ContentType::JSON, value.to_string()))
 }
 

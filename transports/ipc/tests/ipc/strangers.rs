@@ -1,21 +1,22 @@
 //! Those who do not speak our protocol, or stop speaking.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use busway_transport::{Notice, PeerId, Transport};
+use busway_transport::{Interest, Notice, PeerId, Transport};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::support::{Bus, connect, folder, next, within};
+use crate::support::{Bus, connect, folder, group, next, route, within};
 
 fn path(dir: &TempDir, peer: PeerId) -> PathBuf {
     dir.path().join(format!("shop/{peer}.sock"))
 }
 
 /// A hello as `docs/wire-ipc.md` has it, made by hand.
-fn hello(version: u16, bus: &str, peer: u64) -> Vec<u8> {
-    let body = (bus, peer, 1u32);
+pub(crate) fn hello(version: u16, bus: &str, peer: u64) -> Vec<u8> {
+    let body = (bus, peer, 1u32, 1u64 << 20);
     let body = bincode::serde::encode_to_vec(body, bincode::config::standard()).unwrap();
     let mut frame = Vec::new();
     frame.extend((1 + 4 + 2 + body.len() as u32).to_le_bytes());
@@ -26,7 +27,7 @@ fn hello(version: u16, bus: &str, peer: u64) -> Vec<u8> {
     frame
 }
 
-fn protocol(expected: &'static str) -> impl Fn(&Notice) -> bool {
+pub(crate) fn protocol(expected: &'static str) -> impl Fn(&Notice) -> bool {
     move |notice| matches!(notice, Notice::Protocol { reason, .. } if reason.contains(expected))
 }
 
@@ -36,7 +37,7 @@ async fn hangs_up(mut stream: UnixStream) {
     let _ = stream.read_to_end(&mut rest).await;
 }
 
-async fn still_works(one: &Bus, two: &Bus) {
+pub(crate) async fn still_works(one: &Bus, two: &Bus) {
     let mut events = two.subscribe(99, "check", "mail").await;
     assert_eq!(one.publish("check", "fine").await.reached, 1);
     assert_eq!(next(&mut events).await, "fine");
@@ -104,6 +105,58 @@ async fn a_silent_peer_is_cut_off_and_subscribing_goes_on() {
         one.notes.until_any(protocol("silent")).await;
         hangs_up(stuck).await;
         assert!(one.transport.peers().is_empty());
+    })
+    .await;
+}
+
+/// A whole frame after the hello: its kind and body.
+async fn read_frame(stream: &mut UnixStream) -> (u8, Vec<u8>) {
+    let length = stream.read_u32_le().await.unwrap() as usize;
+    let mut frame = vec![0; length];
+    stream.read_exact(&mut frame).await.unwrap();
+    (frame[0], frame.split_off(1))
+}
+
+async fn send_control(stream: &mut UnixStream, control: impl serde::Serialize) {
+    let body = bincode::serde::encode_to_vec(control, bincode::config::standard()).unwrap();
+    let mut frame = (1 + body.len() as u32).to_le_bytes().to_vec();
+    frame.push(3);
+    frame.extend(body);
+    stream.write_all(&frame).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_its_member_does_not_take_stays_with_the_publisher() {
+    within(async {
+        let dir = folder();
+        let one = connect(&dir).await;
+        let key = group("job").key;
+        let mut member = UnixStream::connect(path(&dir, one.peer)).await.unwrap();
+        member.write_all(&hello(1, "shop", 5)).await.unwrap();
+        // Table { serial, [Join { member, spec }] }: one attempt, and no more.
+        let zero = Duration::ZERO;
+        let minute = Duration::from_secs(60);
+        let names = ("billing", "invoicing", "job");
+        let spec = (names, 1u64, 10u64, minute, 1u32, zero, zero, false, None::<u16>);
+        send_control(&mut member, (0u32, 1u64, vec![(4u32, 8u64, spec)])).await;
+        one.notes.until(|_| one.transport.interest(&route("job")) == Interest::Yes).await;
+        one.publish("job", "x").await;
+        let work = loop {
+            match read_frame(&mut member).await {
+                (5, body) => break body,
+                _ => continue,
+            }
+        };
+        let tag = u64::from_le_bytes(work[8..16].try_into().unwrap());
+        // Settle { member, tag, Failed { reason, text } }, and then it dies.
+        send_control(&mut member, (5u32, 8u64, tag, (1u32, "error", "no paper"))).await;
+        drop(member);
+        one.notes
+            .until_any(|notice| matches!(notice, Notice::DeadLettered(group) if *group == key))
+            .await;
+        let letters = one.transport.dead_letters(&key).await.unwrap();
+        assert_eq!(letters.len(), 1);
+        assert_eq!(letters[0].failure.text, "no paper");
     })
     .await;
 }

@@ -91,7 +91,11 @@ pub(crate) async fn try_connect(
     bus: &str,
     peer: PeerId,
 ) -> Result<Bus, TransportError> {
-    let address: Address = format!("ipc:{bus}?dir={}", dir.display()).parse().unwrap();
+    try_connect_at(&format!("ipc:{bus}?dir={}", dir.display()), peer).await
+}
+
+pub(crate) async fn try_connect_at(address: &str, peer: PeerId) -> Result<Bus, TransportError> {
+    let address: Address = address.parse().unwrap();
     let notes = Arc::new(Notes::default());
     let options = ConnectOptions::new(peer, notes.clone(), WATCHDOG);
     let transport = IpcConnector::new().connect(&address, options).await?;
