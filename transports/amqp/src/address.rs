@@ -6,11 +6,23 @@
 use std::fmt;
 
 use busway_transport::{Address, Name, TransportError};
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::uri::{
     AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism,
 };
 
-const PARAMETERS: [&str; 4] = ["bus", "heartbeat", "window", "queue_type"];
+const PARAMETERS: [&str; 10] = [
+    "bus",
+    "heartbeat",
+    "window",
+    "queue_type",
+    "wait",
+    "password_file",
+    "password_env",
+    "ca",
+    "cert",
+    "key",
+];
 
 /// What holds the work of groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +53,10 @@ pub(crate) struct Settings {
     pub(crate) window: usize,
     /// The type of group queues.
     pub(crate) queue_type: QueueType,
+    /// Whether to wait for a broker that is not there.
+    pub(crate) wait: bool,
+    /// Whom to trust and who we are; holds a private key.
+    pub(crate) tls: OwnedTLSConfig,
 }
 
 impl fmt::Debug for Settings {
@@ -109,12 +125,77 @@ fn parse(address: &Address) -> Result<Settings, String> {
         bus: Name::new("busway").map_err(|error| error.to_string())?,
         window: 256,
         queue_type: QueueType::Quorum,
+        wait: false,
+        tls: OwnedTLSConfig::default(),
     };
+    let mut identity = Identity::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        settings.set(key, value)?;
+        if !identity.set(key, value)? {
+            settings.set(key, value)?;
+        }
     }
+    identity.apply(&mut settings)?;
     Ok(settings)
+}
+
+/// Passwords and certificates that do not stand in the address.
+#[derive(Default)]
+struct Identity {
+    password: Option<String>,
+    ca: Option<String>,
+    cert: Option<String>,
+    key: Option<String>,
+}
+
+impl Identity {
+    /// Takes a parameter if it is one of these.
+    fn set(&mut self, key: &str, value: &str) -> Result<bool, String> {
+        let place = match key {
+            "password_file" | "password_env" => &mut self.password,
+            "ca" => &mut self.ca,
+            "cert" => &mut self.cert,
+            "key" => &mut self.key,
+            _ => return Ok(false),
+        };
+        let value = unescape(value, key)?;
+        let text = match key {
+            "password_env" => {
+                std::env::var(&value).map_err(|error| format!("{key}: {value}: {error}"))?
+            }
+            _ => std::fs::read_to_string(&value)
+                .map_err(|error| format!("{key}: {value}: {error}"))?,
+        };
+        if place.replace(text).is_some() {
+            return Err(format!("{key}: one is enough"));
+        }
+        Ok(true)
+    }
+
+    fn apply(self, settings: &mut Settings) -> Result<(), String> {
+        let uri = &mut settings.uri;
+        if let Some(password) = self.password {
+            if !uri.authority.userinfo.password.is_empty() {
+                return Err("there is a password in the address, and another elsewhere: write \
+                            user@host"
+                    .into());
+            }
+            uri.authority.userinfo.password = password.trim_end_matches(['\r', '\n']).to_owned();
+        }
+        let plain = uri.scheme == AMQPScheme::AMQP;
+        if plain && (self.ca.is_some() || self.cert.is_some() || self.key.is_some()) {
+            return Err("certificates are for amqps://".into());
+        }
+        settings.tls.cert_chain = self.ca;
+        settings.tls.identity = match (self.cert, self.key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => {
+                Some(OwnedIdentity::PKCS8 { pem: cert.into_bytes(), key: key.into_bytes() })
+            }
+            _ => return Err("cert and key belong together".into()),
+        };
+        Ok(())
+    }
 }
 
 impl Settings {
@@ -130,6 +211,13 @@ impl Settings {
                     "quorum" => QueueType::Quorum,
                     "classic" => QueueType::Classic,
                     _ => return Err("queue_type is quorum or classic".into()),
+                }
+            }
+            "wait" => {
+                self.wait = match value {
+                    "true" => true,
+                    "false" => false,
+                    _ => return Err("wait is true or false".into()),
                 }
             }
             _ => {
@@ -249,6 +337,27 @@ mod tests {
     }
 
     #[test]
+    fn a_password_may_come_from_a_file_or_the_environment() {
+        let file = std::env::temp_dir().join(format!("busway-password-{}", std::process::id()));
+        std::fs::write(&file, "se/same\n").unwrap();
+        let with = |place: &str| format!("amqp://{place}?password_file={}", file.display());
+        let found = settings(&with("me@h/v")).unwrap();
+        let user = &found.uri.authority.userinfo;
+        assert_eq!((user.username.as_str(), user.password.as_str()), ("me", "se/same"));
+        let twice = settings(&with("me:other@h/v")).unwrap_err();
+        assert!(twice.contains("another elsewhere") && !twice.contains("other@"), "{twice}");
+        std::fs::remove_file(&file).unwrap();
+        let missing = settings(&with("me@h/v")).unwrap_err();
+        assert!(missing.contains("password_file"), "{missing}");
+
+        // Cargo sets it for tests.
+        let found = settings("amqp://me@h/v?password_env=CARGO_PKG_NAME").unwrap();
+        assert_eq!(found.uri.authority.userinfo.password, env!("CARGO_PKG_NAME"));
+        let missing = settings("amqp://me@h/v?password_env=BUSWAY_NO_SUCH").unwrap_err();
+        assert!(missing.contains("BUSWAY_NO_SUCH"), "{missing}");
+    }
+
+    #[test]
     fn wrong_addresses_say_what_is_wrong_and_show_no_secret() {
         for (text, says) in [
             ("amqp:shop", "write amqp://"),
@@ -257,6 +366,9 @@ mod tests {
             ("amqp://u:secret@h/v?bus=A", "bus:"),
             ("amqp://u:secret@h/v?window=0", "window is a number"),
             ("amqp://u:secret@h/v?queue_type=lazy", "quorum or classic"),
+            ("amqp://u:secret@h/v?wait=long", "true or false"),
+            ("amqp://u:secret@h/v?ca=/dev/null", "amqps"),
+            ("amqps://u:secret@h/v?cert=/dev/null", "belong together"),
             ("amqp://u:secret/x@h/v", "escaped"),
             ("amqp://u:secret?x@h/v", "escaped"),
             ("amqp://u:secret%zz@h/v", "the password has a %"),

@@ -11,18 +11,17 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use busway_transport::{PeerId, TransportError};
 use futures::{Stream, StreamExt};
-use lapin::{Connection, ConnectionProperties, Event};
+use lapin::{Connection, Event};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::address::Settings;
-use crate::error;
+use crate::dial::dial;
+use crate::error::{self, timed_out};
 use crate::status::{Board, LinkStatus, Role};
 use crate::tasks::{Phase, PhaseWatch, Tasks};
 
-/// How long one attempt is waited for before another may start beside it. lapin's handshake has
-/// no limit of its own and an attempt that is given up leaks a thread, so this is long.
-const ATTEMPT: Duration = Duration::from_secs(30);
+/// How long one attempt to come back may take: lapin's handshake has no limit of its own.
+const ATTEMPT: Duration = Duration::from_secs(10);
 /// How often a connection is looked at, should its event have been missed.
 const LOOK: Duration = Duration::from_millis(500);
 /// How long a goodbye to the broker may take.
@@ -93,7 +92,7 @@ impl Link {
     }
 }
 
-type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
+pub(crate) type Events = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
 /// What a supervisor needs.
 #[derive(Clone)]
@@ -105,14 +104,21 @@ pub(crate) struct Care {
 }
 
 impl Care {
-    /// Connects once. The events are taken here and only here: lapin hands each event to one of
-    /// its listeners, not to all.
-    pub(crate) async fn dial(self) -> Result<(Connection, Events), lapin::Error> {
+    /// Connects once, within `limit`. The events are taken here and only here: lapin hands each
+    /// event to one of its listeners, not to all.
+    pub(crate) async fn dial(
+        self,
+        limit: Duration,
+    ) -> Result<(Connection, Events), TransportError> {
         let name = format!("busway {} {} {}", self.settings.bus, self.peer, self.role.as_str());
-        let properties = ConnectionProperties::default().with_connection_name(name.into());
-        let connection = Connection::connect_uri(self.settings.uri.clone(), properties).await?;
-        let events = Box::pin(connection.events_listener());
-        Ok((connection, events))
+        match tokio::time::timeout(limit, dial(&self.settings, name)).await {
+            Ok(Ok(connection)) => {
+                let events = Box::pin(connection.events_listener());
+                Ok((connection, events))
+            }
+            Ok(Err(error)) => Err(error::connecting(&self.settings, &error)),
+            Err(_) => Err(timed_out(&format!("connecting to {}", self.settings.shown), limit)),
+        }
     }
 
     async fn run(
@@ -189,31 +195,21 @@ impl Care {
     ) -> Result<(Connection, Events), TransportError> {
         tracing::warn!(role = self.role.as_str(), %reason, "lost the connection to the broker");
         let mut last_error = reason;
-        let mut pending: Option<JoinHandle<Result<(Connection, Events), lapin::Error>>> = None;
         for (attempt, delay) in (1u32..).zip(backoff()) {
             let status = LinkStatus::Down { attempt: attempt - 1, last_error: last_error.clone() };
             self.board.set(self.role, status);
-            tokio::select! {
-                () = phase.reached(Phase::Closed) => return Err(TransportError::Closed),
-                () = tokio::time::sleep(delay) => {}
-            }
-            let trying = pending.get_or_insert_with(|| tokio::spawn(self.clone().dial()));
-            let outcome = tokio::select! {
-                () = phase.reached(Phase::Closed) => {
-                    trying.abort();
-                    return Err(TransportError::Closed);
-                }
-                outcome = tokio::time::timeout(ATTEMPT, &mut *trying) => outcome,
+            let trying = async {
+                tokio::time::sleep(delay).await;
+                self.clone().dial(ATTEMPT).await
             };
-            pending = None;
+            let outcome = tokio::select! {
+                () = phase.reached(Phase::Closed) => return Err(TransportError::Closed),
+                outcome = trying => outcome,
+            };
             match outcome {
-                Ok(Ok(Ok(connected))) => return Ok(connected),
-                Ok(Ok(Err(error))) => match error::connecting(&self.settings, &error) {
-                    denied @ TransportError::Denied { .. } => return Err(denied),
-                    other => last_error = other.to_string(),
-                },
-                Ok(Err(panicked)) => last_error = panicked.to_string(),
-                Err(_) => last_error = format!("no answer within {ATTEMPT:?}"),
+                Ok(connected) => return Ok(connected),
+                Err(denied @ TransportError::Denied { .. }) => return Err(denied),
+                Err(other) => last_error = other.to_string(),
             }
         }
         Err(TransportError::Closed)

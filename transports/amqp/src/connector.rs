@@ -1,17 +1,18 @@
 //! From an address to a connected transport.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use busway_transport::{Address, ConnectOptions, Connector, TransportError};
 use tokio::sync::oneshot;
 
 use crate::address::Settings;
-use crate::connection::{Care, Link};
-use crate::error::{self, timed_out, within};
+use crate::connection::{Care, Events, Link, backoff};
+use crate::error::{timed_out, within};
 use crate::peers::{self, Peers};
 use crate::presence::Presence;
 use crate::publish::Publisher;
+use crate::rebind::Rebind;
 use crate::request::Requests;
 use crate::shared::Shared;
 use crate::status::{Board, Role};
@@ -19,11 +20,15 @@ use crate::tasks::{Gauge, PhaseWatch, Tasks};
 use crate::topology::{self, Topology};
 use crate::transport::AmqpTransport;
 
-/// Connects to RabbitMQ: `amqp://` and `amqps://` (with the system's root certificates).
+/// Connects to RabbitMQ: `amqp://` and `amqps://`, whose certificate must be valid for the host.
 ///
 /// `amqp://user:password@host:port/vhost?bus=NAME`, all parts optional; `/` in a vhost is written
 /// `%2f`. Parameters: `bus` (its name, `busway` unless set), `heartbeat` (seconds, 5), `window`
-/// (publishes that may be unconfirmed, 256), `queue_type` (of groups: `quorum` or `classic`).
+/// (publishes that may be unconfirmed, 256), `queue_type` (of groups: `quorum` or `classic`),
+/// `wait` (`true`: until the connect timeout for a broker that is not there yet, instead of an
+/// error at once), `password_file` and `password_env` (where the password is, instead of the URL);
+/// for `amqps`, files in PEM: `ca` (who is trusted beside the system's roots), `cert` and `key`
+/// (who we are). Secrets are never shown, in no error and no `Debug`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AmqpConnector;
 
@@ -56,6 +61,32 @@ impl Connector for AmqpConnector {
     }
 }
 
+/// Connects both links: once, or until the time is up, as the settings have it.
+async fn dialled(
+    settings: &Settings,
+    care: &impl Fn(Role) -> Care,
+    timeout: Duration,
+) -> Result<(Dialled, Dialled), TransportError> {
+    let deadline = Instant::now() + timeout;
+    let mut delays = backoff();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (publish, consume) = (care(Role::Publish).dial(left), care(Role::Consume).dial(left));
+        let error = match futures::try_join!(publish, consume) {
+            Err(error @ TransportError::Unreachable { .. }) if settings.wait => error,
+            other => return other,
+        };
+        let delay = delays.next().unwrap_or_default();
+        if Instant::now() + delay >= deadline {
+            return Err(error);
+        }
+        tracing::debug!(%error, "waiting for the broker");
+        tokio::time::sleep(delay).await;
+    }
+}
+
+type Dialled = (lapin::Connection, Events);
+
 async fn connect(
     settings: Arc<Settings>,
     options: ConnectOptions,
@@ -64,18 +95,7 @@ async fn connect(
     let topology = Topology::new(&settings)?;
     let board = Arc::new(Board::new(host.clone()));
     let care = |role| Care { settings: settings.clone(), peer, role, board: board.clone() };
-    // Tasks, so that an attempt whose caller gave up still closes what it opened.
-    let publish = tokio::spawn(care(Role::Publish).dial());
-    let consume = tokio::spawn(care(Role::Consume).dial());
-    let dialled = async |attempt: tokio::task::JoinHandle<_>| match attempt.await {
-        Ok(Ok(connected)) => Ok(connected),
-        Ok(Err(error)) => Err(error::connecting(&settings, &error)),
-        Err(panicked) => Err(TransportError::Unreachable {
-            address: settings.shown.clone(),
-            reason: panicked.to_string(),
-        }),
-    };
-    let (publish, consume) = futures::try_join!(dialled(publish), dialled(consume))?;
+    let (publish, consume) = dialled(&settings, &care, timeout).await?;
 
     // What everybody needs stands before anything else is tried, so that missing permissions are
     // this call's error.
@@ -91,11 +111,14 @@ async fn connect(
     let link = |role, connection| Link::supervise(care(role), connection, &tasks, phase.clone());
     let publish = link(Role::Publish, publish);
     let consume = link(Role::Consume, consume);
+    let rebind = Rebind::default();
     let publisher = |told| {
         let (settings, exchanges) = (settings.clone(), topology.exchanges());
-        Publisher::start(settings, publish.clone(), exchanges, told, &tasks, phase.clone())
+        let (link, rebind) = (publish.clone(), rebind.clone());
+        Publisher::start(settings, link, exchanges, told, rebind, &tasks, phase.clone())
     };
-    let (presence, wishes) = Presence::new(peer, Peers::new(peer, host.clone()));
+    let (presence, wishes) =
+        Presence::new(peer, Peers::new(peer, host.clone(), rebind.clone()), rebind.clone());
     let shared = Arc::new(Shared {
         events: publisher(Some(host.clone())),
         back: publisher(None),
@@ -106,6 +129,7 @@ async fn connect(
         board,
         consume,
         presence: presence.clone(),
+        rebind: rebind.clone(),
         phase: phase.clone(),
         tasks: tasks.clone(),
         reading: tokio::sync::Mutex::default(),

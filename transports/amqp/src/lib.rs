@@ -5,13 +5,13 @@
 //! languages.
 //!
 //! Reading order, for those who want to follow an event through it: `address` and `connector`
-//! (from a URL to two connections), `connection` and `status` (how a connection comes back),
+//! (from a URL to two connections), `dial`, `connection` and `status` (how a connection comes back),
 //! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`
 //! (confirms, order, what happens to the unconfirmed), `plain` (subscriptions), `served` with
 //! `acks`, `group` and `respond` (deliveries that are answered), `keyed` and `line` (groups that are
 //! ordered by key), `forward`, `dead` and `remove` (retries, dead letters, and the end of a group),
 //! `request` (the asking side), `presence` and `peers` (who is there), `transport` (the contract's
-//! verbs), `shared` and `tasks` (what holds it together), `error`.
+//! verbs), `rebind` (an exchange that went), `shared` and `tasks` (what holds it together), `error`.
 //!
 //! Three rules run through all of it. lapin's recovery is off: each part keeps its own list of
 //! declarations and replays it on every new connection. Nothing waits for the broker without a
@@ -25,6 +25,7 @@ mod address;
 mod connection;
 mod connector;
 mod dead;
+mod dial;
 mod error;
 mod forward;
 mod group;
@@ -35,6 +36,7 @@ mod plain;
 mod presence;
 mod properties;
 mod publish;
+mod rebind;
 mod remove;
 mod request;
 mod respond;

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use crate::connection::backoff;
 use crate::error::{self, within};
 use crate::presence::{Group, Hello, Kind};
+use crate::rebind::Rebind;
 use crate::shared::Shared;
 use crate::tasks::Phase;
 use crate::topology;
@@ -34,12 +35,13 @@ struct Known {
 pub(crate) struct Peers {
     own: PeerId,
     host: Arc<dyn Host>,
+    rebind: Rebind,
     table: Mutex<HashMap<PeerId, Known>>,
 }
 
 impl Peers {
-    pub(crate) fn new(own: PeerId, host: Arc<dyn Host>) -> Self {
-        Self { own, host, table: Mutex::default() }
+    pub(crate) fn new(own: PeerId, host: Arc<dyn Host>, rebind: Rebind) -> Self {
+        Self { own, host, rebind, table: Mutex::default() }
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<PeerId, Known>> {
@@ -104,6 +106,9 @@ impl Peers {
                         None
                     }
                     Some(known) => {
+                        if known.hello.rebinds < hello.rebinds {
+                            self.rebind.heard();
+                        }
                         *known = Known::new(id, hello);
                         Some(Notice::PeerChanged(id))
                     }

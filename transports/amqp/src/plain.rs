@@ -226,6 +226,7 @@ impl Plain {
         queue: &ShortString,
     ) -> End {
         let phase = self.shared.phase.clone();
+        let mut rebind = self.shared.rebind.watch();
         let mut unacked = Unacked { count: 0, last: 0 };
         let mut pending: Option<(u64, Arrival)> = None;
         loop {
@@ -258,6 +259,8 @@ impl Plain {
             unacked.ack(channel).await;
             tokio::select! {
                 () = phase.reached(Phase::Closed) => return End::Done,
+                // What was published meanwhile did not come: a new queue, and a gap.
+                Ok(()) = rebind.changed(), if self.place.is_some() => return End::Lost,
                 () = self.out.closed() => {
                     self.leave(channel, &consumer).await;
                     return End::Done;

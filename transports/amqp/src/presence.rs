@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use crate::error::{OPERATION, short, timed_out};
 use crate::peers::Peers;
 use crate::publish::{Outgoing, Publisher};
+use crate::rebind::Rebind;
 use crate::tasks::{Phase, PhaseWatch};
 
 /// How often a bus that has nothing new says that it is there.
@@ -48,6 +49,9 @@ pub(crate) struct Hello {
     pub(crate) groups: BTreeSet<Group>,
     #[serde(default)]
     pub(crate) responders: BTreeSet<Responder>,
+    /// How often it found an exchange missing: then all bind again.
+    #[serde(default)]
+    pub(crate) rebinds: u64,
 }
 
 /// Why it is told.
@@ -97,6 +101,7 @@ pub(crate) struct Presence {
     peer: PeerId,
     own: Mutex<Own>,
     pub(crate) others: Peers,
+    rebind: Rebind,
     tell: mpsc::Sender<Wish>,
 }
 
@@ -110,10 +115,10 @@ pub(crate) struct Wish {
 pub(crate) type Wishes = mpsc::Receiver<Wish>;
 
 impl Presence {
-    pub(crate) fn new(peer: PeerId, others: Peers) -> (Arc<Self>, Wishes) {
+    pub(crate) fn new(peer: PeerId, others: Peers, rebind: Rebind) -> (Arc<Self>, Wishes) {
         // Several wishes are answered by one message, so few need to wait.
         let (tell, wishes) = mpsc::channel(64);
-        (Arc::new(Self { peer, own: Mutex::default(), others, tell }), wishes)
+        (Arc::new(Self { peer, own: Mutex::default(), others, rebind, tell }), wishes)
     }
 
     fn own(&self) -> std::sync::MutexGuard<'_, Own> {
@@ -208,6 +213,7 @@ impl Presence {
             interests: interests.collect(),
             groups: groups.collect(),
             responders: responders.collect(),
+            rebinds: self.rebind.times(),
         }
     }
 

@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc, onesho
 use crate::address::Settings;
 use crate::connection::{Link, backoff};
 use crate::error::{self, timed_out, within};
+use crate::rebind::Rebind;
 use crate::tasks::{Phase, PhaseWatch, Tasks};
 use crate::topology::{self, Declare, Stand};
 
@@ -94,6 +95,7 @@ impl Publisher {
         link: Link,
         exchanges: Vec<Declare>,
         told: Option<Arc<dyn Host>>,
+        rebind: Rebind,
         tasks: &Tasks,
         phase: PhaseWatch,
     ) -> Self {
@@ -109,6 +111,7 @@ impl Publisher {
             link: link.clone(),
             exchanges,
             told,
+            rebind,
             phase,
             jobs: queue,
             unconfirmed: BTreeMap::new(),
@@ -192,6 +195,7 @@ struct Worker {
     exchanges: Vec<Declare>,
     /// Who hears of failures for which nobody waits.
     told: Option<Arc<dyn Host>>,
+    rebind: Rebind,
     phase: PhaseWatch,
     jobs: mpsc::Receiver<Job>,
     window: Arc<Semaphore>,
@@ -432,6 +436,9 @@ impl Worker {
     fn broken(&mut self, number: u64, others: usize, error: &lapin::Error) {
         if !error::is_channel_error(error) {
             return;
+        }
+        if error::code(error) == Some(404) {
+            self.rebind.found();
         }
         if others == 0 {
             self.suspects = self.suspects.saturating_sub(1);

@@ -267,9 +267,9 @@ impl<W: Work> Served<W> {
         let number = self.channels;
         let mut consumers: Vec<Deliveries> = Vec::new();
         let mut tags = Vec::new();
-        for stand in self.work.stands() {
-            let declare = topology::apply(&channel, &stand.declare);
-            within(settings, stand.queue.as_str(), declare).await?;
+        let stands = self.work.stands();
+        declare(&self.shared, &channel, &stands).await?;
+        for stand in stands {
             let consume = channel.basic_consume(
                 stand.queue.clone(),
                 "".into(),
@@ -312,6 +312,7 @@ impl<W: Work> Served<W> {
         mut deliveries: Deliveries,
     ) -> End {
         let phase = self.shared.phase.clone();
+        let mut rebind = self.shared.rebind.watch();
         let linger = tokio::time::sleep(LINGER);
         tokio::pin!(linger);
         let mut lingering = false;
@@ -343,6 +344,13 @@ impl<W: Work> Served<W> {
             }
             tokio::select! {
                 () = phase.reached(Phase::Closed) => return End::Done,
+                Ok(()) = rebind.changed(), if self.place.is_some() => {
+                    let stands = self.work.stands();
+                    if let Err(error) = declare(&self.shared, channel, &stands).await {
+                        tracing::warn!(%error, "a queue is not bound again yet");
+                        return End::Lost;
+                    }
+                }
                 () = leaving(&self.shared, self.place.as_ref()) => {
                     // Its drop hands it back; the verdict comes to us.
                     pending = None;
@@ -479,6 +487,18 @@ impl<W: Work> Served<W> {
         }
         self.place = None;
     }
+}
+
+async fn declare(
+    shared: &Shared,
+    channel: &Channel,
+    stands: &[Stand],
+) -> Result<(), TransportError> {
+    for stand in stands {
+        let declare = topology::apply(channel, &stand.declare);
+        within(&shared.settings, stand.queue.as_str(), declare).await?;
+    }
+    Ok(())
 }
 
 /// Resolves when the stream was dropped or the bus leaves; never after that.

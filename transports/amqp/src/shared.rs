@@ -8,6 +8,7 @@ use crate::address::Settings;
 use crate::connection::Link;
 use crate::presence::Presence;
 use crate::publish::Publisher;
+use crate::rebind::Rebind;
 use crate::request::Requests;
 use crate::status::Board;
 use crate::tasks::{Gauge, Phase, PhaseWatch, Tasks};
@@ -27,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) back: Publisher,
     pub(crate) requests: Requests,
     pub(crate) presence: Arc<Presence>,
+    pub(crate) rebind: Rebind,
     pub(crate) phase: PhaseWatch,
     pub(crate) tasks: Tasks,
     /// Whoever reads dead letters.

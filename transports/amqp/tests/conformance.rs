@@ -1,4 +1,4 @@
-//! The laws, for `amqp://…`.
+//! The laws, for `amqp://…`: with quorum queues, or with what `BUSWAY_TEST_QUEUE_TYPE` says.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,7 +25,8 @@ impl Harness for Amqp {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
         let case: String = case.chars().take(32).collect();
-        format!("{}?bus=kit-{process}-{number}-{case}", self.url)
+        let queue_type = std::env::var("BUSWAY_TEST_QUEUE_TYPE").unwrap_or("quorum".into());
+        format!("{}?bus=kit-{process}-{number}-{case}&queue_type={queue_type}", self.url)
     }
 
     fn connector(&self, builder: Builder) -> Builder {

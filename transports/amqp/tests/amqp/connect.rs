@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use busway_transport::{Route, Status, Transport, TransportError};
 
-use crate::bench::{connect, fresh, run, shared, topic, try_connect};
+use crate::bench::{blocking, connect, faulty, fresh, group, run, shared, topic, try_connect};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -30,6 +30,57 @@ fn an_unknown_vhost_is_denied_by_its_name() {
         let error = refused(&url).await;
         assert!(matches!(error, TransportError::Denied { .. }), "{error:?}");
         assert!(error.to_string().contains("nowhere"), "{error}");
+    });
+}
+
+#[test]
+fn missing_permissions_are_denied_once_and_for_all() {
+    run(async {
+        let (broker, _turn) = faulty().await;
+        blocking(|| {
+            broker.ctl(&["add_user", "clerk", "sesame"]).expect("adds");
+            // It may declare and write nothing.
+            broker.ctl(&["set_permissions", "clerk", "^$", "^$", "^$"]).expect("permits");
+        })
+        .await;
+        let url = broker.url().replace("guest:guest", "clerk:sesame");
+        let error = refused(&url).await;
+        assert!(matches!(error, TransportError::Denied { .. }), "{error:?}");
+
+        // What is lost later is told as well, and ends what it concerns.
+        let all = ["set_permissions", "clerk", ".*", ".*", ".*"];
+        blocking(move || broker.ctl(&all).expect("permits")).await;
+        let bus = try_connect(&format!("{url}?bus={}", fresh()), SOON).await.unwrap();
+        let none = ["set_permissions", "clerk", ".*", "^$", "^$"];
+        blocking(move || broker.ctl(&none).expect("permits")).await;
+        let route = Route::new(topic("x.y"), None);
+        let envelope = bus.envelope("x.y", "1");
+        // Permissions are remembered by channels for a while; a new connection asks anew.
+        blocking(|| broker.ctl(&["close_all_connections", "test"]).expect("closes")).await;
+        let error = bus.commit(&route, envelope).await.await.unwrap_err();
+        assert!(matches!(error, TransportError::Denied { .. }), "{error:?}");
+        assert!(!error.to_string().contains("sesame"), "{error}");
+        let error = bus.transport.join(group("x.y")).await.map(|_| ()).unwrap_err();
+        assert!(matches!(error, TransportError::Denied { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn a_broker_that_is_not_there_yet_is_waited_for_when_told_so() {
+    run(async {
+        let (broker, _turn) = faulty().await;
+        blocking(|| broker.stop().expect("stops")).await;
+        let url = format!("{}?bus={}", broker.url(), fresh());
+        let error = try_connect(&url, SOON).await.map(|_| ()).unwrap_err();
+        assert!(matches!(error, TransportError::Unreachable { .. }), "at once: {error:?}");
+        let waiting = format!("{url}&wait=true");
+        let error =
+            try_connect(&waiting, Duration::from_millis(500)).await.map(|_| ()).unwrap_err();
+        assert!(matches!(error, TransportError::Unreachable { .. }), "in the end: {error:?}");
+        let connecting = try_connect(&waiting, Duration::from_secs(60));
+        let starting = blocking(|| broker.start_again().expect("starts"));
+        let (bus, ()) = tokio::join!(connecting, starting);
+        bus.expect("connects when it is there").close().await;
     });
 }
 

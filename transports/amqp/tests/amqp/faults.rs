@@ -10,7 +10,7 @@ use busway_transport::{
 use futures::StreamExt;
 
 use crate::bench::{
-    blocking, body, connect, connect_with, faulty, fresh, group, name, run, text, topic,
+    blocking, body, connect, connect_with, faulty, fresh, group, name, run, shared, text, topic,
 };
 
 async fn cut(broker: &'static Broker) {
@@ -196,6 +196,77 @@ fn a_broker_that_was_killed_and_started_finds_everything_again() {
                 Err(_) => {}
             }
         }
+        a.close().await;
+        b.close().await;
+    });
+}
+
+#[test]
+fn a_queue_that_is_deleted_under_its_consumer_comes_back() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        let mut plain = b.subscribe(1, "x.y", &["mail"]).await;
+        let mut work = b.join(group("x.y")).await;
+        let raw = lapin::Connection::connect(broker.url(), Default::default()).await.unwrap();
+        let channel = raw.create_channel().await.unwrap();
+        let queue = format!("{bus}.group.billing.work.x.y");
+        channel.queue_delete(queue.into(), Default::default()).await.unwrap();
+        // Published until the group has it: until its queue stands again nobody takes it.
+        let again = async {
+            loop {
+                a.publish("x.y", "1").await;
+                let next = tokio::time::timeout(Duration::from_millis(100), work.next());
+                if let Ok(delivery) = next.await {
+                    break delivery.expect("the group goes on");
+                }
+            }
+        };
+        again.await.settlement.settle(Outcome::Done);
+        // The plain one has a queue of its own, that nobody touched.
+        assert_eq!(body(&crate::bench::event(&mut plain).await), "1");
+        raw.close(200, "done".into()).await.unwrap();
+        drop(work);
+        a.close().await;
+        b.close().await;
+    });
+}
+
+#[test]
+fn an_exchange_that_is_deleted_comes_back_with_its_bindings() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        let mut plain = b.subscribe(1, "x.y", &["mail"]).await;
+        let mut work = b.join(group("x.y")).await;
+        a.host.saw(|notice| matches!(notice, Notice::PeerUp(_))).await;
+        let raw = lapin::Connection::connect(broker.url(), Default::default()).await.unwrap();
+        let channel = raw.create_channel().await.unwrap();
+        channel.exchange_delete(format!("{bus}.events").into(), Default::default()).await.unwrap();
+        // Whoever publishes finds out and tells the others; until they have bound again nobody is
+        // reached, and the publisher can know.
+        let mut route = Route::new(topic("x.y"), None);
+        route.mandatory = true;
+        let publishing = async {
+            loop {
+                let envelope = a.envelope("x.y", "again");
+                match a.commit(&route, envelope).await.await {
+                    Ok(_) | Err(TransportError::Rejected { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let again = async {
+            let delivery = work.next().await.expect("the group goes on");
+            delivery.settlement.settle(Outcome::Done);
+            while !matches!(plain.next().await.expect("goes on"), Arrival::Event(_)) {}
+        };
+        tokio::select! {
+            () = publishing => {}
+            () = again => {}
+        }
+        raw.close(200, "done".into()).await.unwrap();
+        drop(work);
         a.close().await;
         b.close().await;
     });

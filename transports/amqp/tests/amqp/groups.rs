@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use busway_test_broker::Broker;
 use busway_transport::{
     DeadReason, Failure, GroupDeliveries, Notice, Outcome, Retry, Transport, TransportError,
 };
@@ -16,11 +17,20 @@ async fn next(work: &mut GroupDeliveries) -> busway_transport::Delivery {
     work.next().await.expect("the stream goes on")
 }
 
+/// Runs a test with each type of queue.
+fn run_on_both(test: impl AsyncFn(&'static Broker, String)) {
+    run(async {
+        for queue_type in ["quorum", "classic"] {
+            let query = format!("bus={}&queue_type={queue_type}", fresh());
+            test(shared().await, query).await;
+        }
+    });
+}
+
 #[test]
 fn each_event_goes_to_one_member_and_to_each_group() {
-    run(async {
-        let (broker, bus) = (shared().await, fresh());
-        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+    run_on_both(async |broker, bus| {
+        let (a, b) = (connect_with(broker, &bus).await, connect_with(broker, &bus).await);
         let mut one = a.join(group("x.y")).await;
         let mut two = b.join(group("x.y")).await;
         let mut other_spec = group("x.y");
@@ -51,8 +61,8 @@ fn each_event_goes_to_one_member_and_to_each_group() {
 
 #[test]
 fn a_failure_is_another_attempt_and_the_last_is_a_dead_letter() {
-    run(async {
-        let bus = connect(shared().await, &fresh()).await;
+    run_on_both(async |broker, bus| {
+        let bus = connect_with(broker, &bus).await;
         let mut spec = group("x.y");
         spec.retry = Retry::fixed(Duration::from_millis(40)).attempts(3);
         assert!(bus.transport.dead_letters(&spec.key).await.unwrap().is_empty(), "never joined");
@@ -98,9 +108,8 @@ fn a_failure_is_another_attempt_and_the_last_is_a_dead_letter() {
 
 #[test]
 fn handing_back_is_no_attempt() {
-    run(async {
-        let bus =
-            connect_with(shared().await, &format!("bus={}&queue_type=classic", fresh())).await;
+    run_on_both(async |broker, bus| {
+        let bus = connect_with(broker, &bus).await;
         let mut work = bus.join(group("x.y")).await;
         let id = bus.publish("x.y", "1").await;
         let first = next(&mut work).await;
@@ -117,9 +126,8 @@ fn handing_back_is_no_attempt() {
 
 #[test]
 fn a_durable_group_keeps_work_without_members() {
-    run(async {
-        let (broker, bus) = (shared().await, fresh());
-        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+    run_on_both(async |broker, bus| {
+        let (a, b) = (connect_with(broker, &bus).await, connect_with(broker, &bus).await);
         let mut spec = group("x.y");
         spec.durable = true;
         drop(b.join(spec.clone()).await);
@@ -135,9 +143,8 @@ fn a_durable_group_keeps_work_without_members() {
 
 #[test]
 fn leaving_hands_back_what_was_not_seen_and_settles_what_was() {
-    run(async {
-        let (broker, bus) = (shared().await, fresh());
-        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+    run_on_both(async |broker, bus| {
+        let (a, b) = (connect_with(broker, &bus).await, connect_with(broker, &bus).await);
         let mut spec = group("x.y");
         spec.concurrency = 3;
         let mut work = a.join(spec.clone()).await;

@@ -90,3 +90,34 @@ fn what_cannot_travel_is_a_typed_error() {
         bus.close().await;
     });
 }
+
+#[test]
+fn of_twenty_thousand_pipelined_exactly_the_unroutable_are_told() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        // Bounded, and nobody reads: what it drops is no matter here.
+        let _seen = b.subscribe_with(1, "x.*", &["mail"], 100).await;
+        let mut confirms = std::collections::VecDeque::new();
+        let mut told = 0;
+        for n in 0..20_000 {
+            let nobody = n % 3 == 0;
+            let on = if nobody { "nobody.here" } else { "x.y" };
+            let mut route = Route::new(topic(on), None);
+            route.mandatory = true;
+            confirms.push_back((nobody, a.commit(&route, a.envelope(on, "{}")).await));
+            if confirms.len() == 250 || n == 19_999 {
+                let least = if n == 19_999 { 0 } else { 249 };
+                while confirms.len() > least {
+                    let (nobody, confirm) = confirms.pop_front().unwrap();
+                    let receipt = confirm.await.unwrap();
+                    assert_eq!(receipt.reached, usize::from(!nobody), "{n}");
+                    told += usize::from(receipt.reached == 0);
+                }
+            }
+        }
+        assert_eq!(told, 20_000_usize.div_ceil(3));
+        a.close().await;
+        b.close().await;
+    });
+}
