@@ -1,16 +1,19 @@
 //! The dead letters of a group: listed, replayed, purged.
 //!
-//! They are read by taking them one by one and not acking them: closing the channel puts them
-//! back. So while somebody reads, others see a part of them or none. Whoever reads therefore holds
-//! a lock first, on the broker: an exclusive queue that goes with its channel.
+//! They are read by taking them one by one and not acking them; at the end they are given back.
+//! So while somebody reads, others see a part of them or none. Whoever reads therefore holds a
+//! lock first, on the broker: an exclusive queue that goes with its channel. It lets go only when
+//! the broker has the letters again.
 
 use std::sync::Arc;
 
 use busway_transport::{DeadLetter, DeadReason, Failure, GroupKey, Letters, TransportError};
 use bytes::Bytes;
+use futures::future;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueDeclareOptions, QueuePurgeOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions,
+    QueuePurgeOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Consumer};
@@ -20,6 +23,7 @@ use crate::error::{self, within};
 use crate::forward::{Original, Target, time_of};
 use crate::properties::{self, Table};
 use crate::shared::Shared;
+use crate::topology;
 
 /// How many dead letters one listing reads.
 const LISTED: usize = 1000;
@@ -30,6 +34,10 @@ pub(crate) struct Reading<'a> {
     group: &'a GroupKey,
     queue: ShortString,
     pub(crate) channel: Channel,
+    /// What was taken and not acked, oldest first.
+    held: Vec<u64>,
+    /// How many were left in the queue when the last one was taken.
+    left: u32,
     /// Keeps the lock: its queue goes with its last consumer.
     _lock: Consumer,
     /// One reader in this process at a time: the broker's lock is between connections.
@@ -40,13 +48,9 @@ pub(crate) async fn list(
     shared: &Shared,
     group: &GroupKey,
 ) -> Result<Vec<DeadLetter>, TransportError> {
-    let reading = Reading::begin(shared, group).await?;
-    let mut letters = Vec::new();
-    while letters.len() < LISTED {
-        let Some((delivery, _)) = reading.next().await? else { break };
-        letters.push(letter(group, delivery));
-    }
-    reading.end().await?;
+    let mut reading = Reading::begin(shared, group).await?;
+    let listed = reading.list().await;
+    let mut letters = reading.end_with(listed).await?;
     letters.sort_by_key(|letter| letter.at);
     Ok(letters)
 }
@@ -56,23 +60,9 @@ pub(crate) async fn replay(
     group: &GroupKey,
     which: Letters,
 ) -> Result<usize, TransportError> {
-    let reading = Reading::begin(shared, group).await?;
-    let mut replayed = 0;
-    // What dies anew meanwhile comes behind these.
-    let mut left = None;
-    while left != Some(0) {
-        let Some((delivery, more)) = reading.next().await? else { break };
-        left = Some(left.map_or(more, |left: u32| left - 1));
-        if is_meant(&delivery, which) {
-            reading.give_back(&delivery).await?;
-            replayed += 1;
-            if which != Letters::All {
-                break;
-            }
-        }
-    }
-    reading.end().await?;
-    Ok(replayed)
+    let mut reading = Reading::begin(shared, group).await?;
+    let replayed = reading.replay(which).await;
+    reading.end_with(replayed).await
 }
 
 pub(crate) async fn purge(
@@ -80,29 +70,9 @@ pub(crate) async fn purge(
     group: &GroupKey,
     which: Letters,
 ) -> Result<usize, TransportError> {
-    let reading = Reading::begin(shared, group).await?;
-    let mut purged = 0;
-    if which == Letters::All {
-        let purging =
-            reading.channel.queue_purge(reading.queue.clone(), QueuePurgeOptions::default());
-        purged = match tokio::time::timeout(error::OPERATION, purging).await {
-            Ok(Ok(count)) => count as usize,
-            Ok(Err(error)) if error::code(&error) == Some(404) => return Ok(0),
-            Ok(Err(error)) => return Err(reading.failed(&error)),
-            Err(_) => return Err(error::timed_out("purging dead letters", error::OPERATION)),
-        };
-    } else {
-        while purged == 0
-            && let Some((delivery, _)) = reading.next().await?
-        {
-            if is_meant(&delivery, which) {
-                reading.ack(&delivery).await?;
-                purged = 1;
-            }
-        }
-    }
-    reading.end().await?;
-    Ok(purged)
+    let mut reading = Reading::begin(shared, group).await?;
+    let purged = reading.purge(which).await;
+    reading.end_with(purged).await
 }
 
 fn is_meant(delivery: &Delivery, which: Letters) -> bool {
@@ -139,7 +109,17 @@ impl<'a> Reading<'a> {
             };
             match tokio::time::timeout(error::OPERATION, locking).await {
                 Ok(Ok(lock)) => {
-                    return Ok(Self { shared, group, queue, channel, _lock: lock, _turn: turn });
+                    let (held, left) = (Vec::new(), 0);
+                    return Ok(Self {
+                        shared,
+                        group,
+                        queue,
+                        channel,
+                        held,
+                        left,
+                        _lock: lock,
+                        _turn: turn,
+                    });
                 }
                 // Somebody else has it (RESOURCE_LOCKED), or has just let go of it.
                 Ok(Err(error)) if matches!(error::code(&error), Some(404 | 405)) => {
@@ -151,20 +131,70 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The next letter, and how many are behind it.
-    async fn next(&self) -> Result<Option<(Delivery, u32)>, TransportError> {
-        let getting = self.channel.basic_get(self.queue.clone(), BasicGetOptions::default());
-        match tokio::time::timeout(error::OPERATION, getting).await {
-            Ok(Ok(got)) => Ok(got.map(|got| (got.delivery, got.message_count))),
-            // Nothing has died there yet, and the group may never have been joined.
-            Ok(Err(error)) if error::code(&error) == Some(404) => Ok(None),
-            Ok(Err(error)) => Err(self.failed(&error)),
-            Err(_) => Err(error::timed_out("reading dead letters", error::OPERATION)),
+    async fn list(&mut self) -> Result<Vec<DeadLetter>, TransportError> {
+        let mut letters = Vec::new();
+        while letters.len() < LISTED {
+            let Some(delivery) = self.next().await? else { break };
+            letters.push(letter(self.group, delivery));
         }
+        Ok(letters)
+    }
+
+    async fn replay(&mut self, which: Letters) -> Result<usize, TransportError> {
+        let mut replayed = 0;
+        // What dies anew meanwhile comes behind these.
+        let mut left = None;
+        while left != Some(0) {
+            let Some(delivery) = self.next().await? else { break };
+            left = Some(left.map_or(self.left, |left: u32| left - 1));
+            if is_meant(&delivery, which) {
+                self.give_back(&delivery).await?;
+                replayed += 1;
+                if which != Letters::All {
+                    break;
+                }
+            }
+        }
+        Ok(replayed)
+    }
+
+    async fn purge(&mut self, which: Letters) -> Result<usize, TransportError> {
+        if which == Letters::All {
+            let purging =
+                self.channel.queue_purge(self.queue.clone(), QueuePurgeOptions::default());
+            return match tokio::time::timeout(error::OPERATION, purging).await {
+                Ok(Ok(count)) => Ok(count as usize),
+                Ok(Err(error)) if error::code(&error) == Some(404) => Ok(0),
+                Ok(Err(error)) => Err(self.failed(&error)),
+                Err(_) => Err(error::timed_out("purging dead letters", error::OPERATION)),
+            };
+        }
+        while let Some(delivery) = self.next().await? {
+            if is_meant(&delivery, which) {
+                self.ack(&delivery).await?;
+                return Ok(1);
+            }
+        }
+        Ok(0)
+    }
+
+    /// The next letter.
+    async fn next(&mut self) -> Result<Option<Delivery>, TransportError> {
+        let getting = self.channel.basic_get(self.queue.clone(), BasicGetOptions::default());
+        let got = match tokio::time::timeout(error::OPERATION, getting).await {
+            Ok(Ok(got)) => got,
+            // Nothing has died there yet, and the group may never have been joined.
+            Ok(Err(error)) if error::code(&error) == Some(404) => None,
+            Ok(Err(error)) => return Err(self.failed(&error)),
+            Err(_) => return Err(error::timed_out("reading dead letters", error::OPERATION)),
+        };
+        self.left = got.as_ref().map_or(0, |got| got.message_count);
+        self.held.extend(got.as_ref().map(|got| got.delivery.delivery_tag));
+        Ok(got.map(|got| got.delivery))
     }
 
     /// Gives a letter back to its group, and acks it when the group has it.
-    async fn give_back(&self, delivery: &Delivery) -> Result<(), TransportError> {
+    async fn give_back(&mut self, delivery: &Delivery) -> Result<(), TransportError> {
         let payload = Bytes::from(delivery.data.clone());
         let (properties, acker) = (&delivery.properties, &delivery.acker);
         let original = Original { group: self.group, acker, properties, payload: &payload };
@@ -192,19 +222,61 @@ impl<'a> Reading<'a> {
         Ok(homes)
     }
 
-    async fn ack(&self, delivery: &Delivery) -> Result<(), TransportError> {
+    async fn ack(&mut self, delivery: &Delivery) -> Result<(), TransportError> {
         let acking = delivery.acker.ack(BasicAckOptions::default());
-        within(&self.shared.settings, self.queue.as_str(), acking).await.map(|_| ())
+        within(&self.shared.settings, self.queue.as_str(), acking).await?;
+        self.held.retain(|tag| *tag != delivery.delivery_tag);
+        Ok(())
+    }
+
+    /// Ends it, whatever came of it.
+    async fn end_with<T>(self, outcome: Result<T, TransportError>) -> Result<T, TransportError> {
+        let ended = self.end().await;
+        let value = outcome?;
+        ended.map(|()| value)
     }
 
     /// Puts the rest back.
     pub(crate) async fn end(self) -> Result<(), TransportError> {
         // A queue that was not there closed it already.
-        if self.channel.status().connected() {
-            let closing = self.channel.close(200, "read".into());
-            within(&self.shared.settings, "putting dead letters back", closing).await?;
+        if !self.channel.status().connected() {
+            return Ok(());
         }
-        Ok(())
+        if !self.held.is_empty() {
+            let putting = tokio::time::timeout(error::OPERATION, self.put_back());
+            match putting.await {
+                Ok(Ok(())) => {}
+                // Somebody deleted the queue meanwhile.
+                Ok(Err(error)) if error::code(&error) == Some(404) => return Ok(()),
+                Ok(Err(error)) => return Err(self.failed(&error)),
+                Err(_) => {
+                    return Err(error::timed_out("putting dead letters back", error::OPERATION));
+                }
+            }
+        }
+        let closing = self.channel.close(200, "read".into());
+        within(&self.shared.settings, "closing a channel", closing).await
+    }
+
+    /// Gives all back that are held, and waits until the broker has them: a quorum queue takes
+    /// them back some time after it was told, and after it has said that the channel is closed.
+    async fn put_back(&self) -> Result<(), lapin::Error> {
+        // One after the other, oldest first: so they come back in their order.
+        let requeue = BasicNackOptions { requeue: true, multiple: false };
+        let nack = |tag: &u64| self.channel.basic_nack(*tag, requeue);
+        future::try_join_all(self.held.iter().map(nack)).await?;
+        let held = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
+        // More may have died meanwhile, and then the oldest made room.
+        let goal = self.left.saturating_add(held).min(topology::DEAD_LETTERS);
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let mut delays = backoff();
+        loop {
+            let (name, none) = (self.queue.clone(), FieldTable::default());
+            if self.channel.queue_declare(name, passive, none).await?.message_count() >= goal {
+                return Ok(());
+            }
+            tokio::time::sleep(delays.next().unwrap_or_default()).await;
+        }
     }
 
     fn failed(&self, error: &lapin::Error) -> TransportError {

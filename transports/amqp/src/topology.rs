@@ -22,7 +22,7 @@ const DELIVERY_LIMIT: i64 = 1000;
 /// Listing dead letters takes and returns them: that must never use them up.
 const DEAD_DELIVERY_LIMIT: i64 = 1_000_000;
 /// How many dead letters a group keeps.
-const DEAD_LETTERS: i64 = 10_000;
+pub(crate) const DEAD_LETTERS: u32 = 10_000;
 /// How long a responder's queue outlives a crash of the broker without its responder.
 const RESPONDER_EXPIRES: Duration = Duration::from_secs(10);
 /// The steps of retry delays in milliseconds; a delay is rounded up to the next.
@@ -220,7 +220,7 @@ impl Topology {
         let queue = self.dead_queue(key)?;
         let mut arguments = table([
             ("x-queue-type", text(self.queue_type.as_str())),
-            ("x-max-length", AMQPValue::LongLongInt(DEAD_LETTERS)),
+            ("x-max-length", AMQPValue::LongLongInt(DEAD_LETTERS.into())),
             ("x-overflow", text("drop-head")),
         ]);
         if self.queue_type == QueueType::Quorum {
