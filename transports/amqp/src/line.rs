@@ -96,6 +96,7 @@ impl Line {
     pub(crate) async fn run(mut self, ready: Ready) {
         let (mut ready, mut delays) = (Some(ready), backoff());
         let phase = self.shared.phase.clone();
+        let mut rebind = self.shared.rebind.watch();
         loop {
             let connection = tokio::select! {
                 () = phase.reached(Phase::Closed) => return,
@@ -116,7 +117,7 @@ impl Line {
                     if let Some(ready) = ready.take() {
                         let _ = ready.send(Ok(()));
                     }
-                    if matches!(self.work(&channel, consumer).await, End::Left) {
+                    if matches!(self.work(&channel, consumer, &mut rebind).await, End::Left) {
                         return;
                     }
                 }
@@ -155,7 +156,12 @@ impl Line {
         Ok((channel, consumer))
     }
 
-    async fn work(&mut self, channel: &Channel, mut consumer: Consumer) -> End {
+    async fn work(
+        &mut self,
+        channel: &Channel,
+        mut consumer: Consumer,
+        rebind: &mut watch::Receiver<()>,
+    ) -> End {
         let turn = Turn::new();
         let phase = self.shared.phase.clone();
         let mut look = tokio::time::interval(LOOK);
@@ -169,6 +175,15 @@ impl Line {
                     let now = self.owner();
                     let mine = now == self.shared.peer;
                     if std::mem::replace(&mut owner, now) != now && !mine {
+                        break End::Again;
+                    }
+                }
+                // Nothing is bound to partitions.
+                Ok(()) = rebind.changed(), if self.partition.is_none() => {
+                    let declare = topology::apply(channel, &self.stand.declare);
+                    let what = self.stand.queue.as_str();
+                    if let Err(error) = within(&self.shared.settings, what, declare).await {
+                        tracing::warn!(%error, "a queue is not bound again yet");
                         break End::Again;
                     }
                 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use futures::StreamExt;
 use crate::bench::{
     blocking, body, connect, connect_with, faulty, fresh, group, name, run, shared, text, topic,
 };
+use crate::letters::next_of_key;
 
 async fn cut(broker: &'static Broker) {
     blocking(|| broker.ctl(&["close_all_connections", "test"]).expect("rabbitmqctl")).await;
@@ -239,6 +241,9 @@ fn an_exchange_that_is_deleted_comes_back_with_its_bindings() {
         let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
         let mut plain = b.subscribe(1, "x.y", &["mail"]).await;
         let mut work = b.join(group("x.y")).await;
+        let mut spec = group("x.y");
+        (spec.key.group, spec.keyed) = (name("by-key"), NonZeroU16::new(2));
+        let mut keyed = b.join(spec).await;
         a.host.saw(|notice| matches!(notice, Notice::PeerUp(_))).await;
         let raw = lapin::Connection::connect(broker.url(), Default::default()).await.unwrap();
         let channel = raw.create_channel().await.unwrap();
@@ -259,6 +264,7 @@ fn an_exchange_that_is_deleted_comes_back_with_its_bindings() {
         let again = async {
             let delivery = work.next().await.expect("the group goes on");
             delivery.settlement.settle(Outcome::Done);
+            next_of_key(&mut keyed).await.settlement.settle(Outcome::Done);
             while !matches!(plain.next().await.expect("goes on"), Arrival::Event(_)) {}
         };
         tokio::select! {
@@ -266,7 +272,7 @@ fn an_exchange_that_is_deleted_comes_back_with_its_bindings() {
             () = again => {}
         }
         raw.close(200, "done".into()).await.unwrap();
-        drop(work);
+        drop((work, keyed));
         a.close().await;
         b.close().await;
     });

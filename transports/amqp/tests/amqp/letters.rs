@@ -110,7 +110,7 @@ fn retries_find_a_place_in_a_full_group() {
 }
 
 /// The next delivery of a keyed group whose key was told: the body's last digit.
-async fn next_of_key(work: &mut GroupDeliveries) -> Delivery {
+pub(crate) async fn next_of_key(work: &mut GroupDeliveries) -> Delivery {
     loop {
         let delivery = next(work).await;
         if delivery.key.is_some() {
