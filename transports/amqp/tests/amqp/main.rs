@@ -1,4 +1,5 @@
-//! The RabbitMQ transport against a real broker, without the bus on top.
+//! The RabbitMQ transport against a real broker; without the bus on top, but for what needs its
+//! drain.
 //!
 //! Tests of traffic share a broker; tests of faults have one of their own, and one turn at a time
 //! on it. Every test has a bus name of its own and runs under a watchdog.
@@ -18,4 +19,6 @@ mod processes;
 mod proxy;
 mod publish;
 mod requests;
+#[cfg(unix)]
+mod sigterm;
 mod tls;

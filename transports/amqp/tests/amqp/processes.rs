@@ -16,13 +16,13 @@ const ROLE: &str = "BUSWAY_TEST_ROLE";
 const URL: &str = "BUSWAY_TEST_URL";
 
 /// A process in a role, killed at the latest when this goes.
-struct Other {
-    child: Child,
+pub(crate) struct Other {
+    pub(crate) child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
 }
 
 impl Other {
-    fn start(role: &str, url: &str) -> Self {
+    pub(crate) fn start(role: &str, url: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "processes::in_a_role", "--nocapture"])
             .env(ROLE, role)
@@ -35,7 +35,7 @@ impl Other {
     }
 
     /// The next thing that it says.
-    fn hear(&mut self) -> Option<String> {
+    pub(crate) fn hear(&mut self) -> Option<String> {
         self.lines
             .find_map(|line| line.unwrap().split_once("says: ").map(|(_, said)| said.to_owned()))
     }
@@ -54,7 +54,7 @@ impl Drop for Other {
     }
 }
 
-fn say(what: impl std::fmt::Display) {
+pub(crate) fn say(what: impl std::fmt::Display) {
     println!("says: {what}");
 }
 
@@ -66,6 +66,8 @@ fn in_a_role() {
             "hold" => hold(&url).await,
             "publish" => publish(&url).await,
             "leak" => leak(&url).await,
+            #[cfg(unix)]
+            "until-told" => crate::sigterm::until_told(&url).await,
             other => panic!("{other}"),
         }
     });
