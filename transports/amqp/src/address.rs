@@ -275,9 +275,10 @@ fn unescape(text: &str, what: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| bad())
 }
 
-/// The parameter with the least edit distance.
+/// The parameter of which it is the beginning, else the one with the least edit distance.
 fn nearest(key: &str) -> &'static str {
-    PARAMETERS.into_iter().min_by_key(|known| distance(key, known)).unwrap_or("bus")
+    let far = |known: &&str| (!known.starts_with(key), distance(key, known));
+    PARAMETERS.into_iter().min_by_key(far).unwrap_or("bus")
 }
 
 fn distance(a: &str, b: &str) -> usize {
