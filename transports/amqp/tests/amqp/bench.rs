@@ -35,13 +35,14 @@ pub(crate) async fn shared() -> &'static Broker {
     tokio::task::spawn_blocking(|| Broker::shared().expect("a RabbitMQ")).await.unwrap()
 }
 
-/// The broker of the tests that break things, for one of them at a time.
-pub(crate) async fn faulty() -> (&'static Broker, tokio::sync::MutexGuard<'static, ()>) {
+/// Runs a test that breaks things, with a broker for such tests: one at a time, and the limit counts
+/// from its turn on.
+pub(crate) fn run_alone<F: Future<Output = ()>>(test: impl FnOnce(&'static Broker) -> F) {
     static BROKER: OnceLock<Broker> = OnceLock::new();
-    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let turn = TURN.lock().await;
-    let start = || BROKER.get_or_init(|| Broker::start().expect("a RabbitMQ"));
-    (tokio::task::spawn_blocking(start).await.unwrap(), turn)
+    static TURN: Mutex<()> = Mutex::new(());
+    // Who failed before leaves a broker that works: it is the buses that are tested.
+    let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    run(test(BROKER.get_or_init(|| Broker::start().expect("a RabbitMQ"))));
 }
 
 /// Runs what blocks beside the runtime.

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use busway_transport::{Route, Status, Transport, TransportError};
 
-use crate::bench::{blocking, connect, faulty, fresh, group, run, shared, topic, try_connect};
+use crate::bench::{blocking, connect, fresh, group, run, run_alone, shared, topic, try_connect};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -35,8 +35,7 @@ fn an_unknown_vhost_is_denied_by_its_name() {
 
 #[test]
 fn missing_permissions_are_denied_once_and_for_all() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         blocking(|| {
             broker.ctl(&["add_user", "clerk", "sesame"]).expect("adds");
             // It may declare and write nothing.
@@ -67,8 +66,7 @@ fn missing_permissions_are_denied_once_and_for_all() {
 
 #[test]
 fn a_broker_that_is_not_there_yet_is_waited_for_when_told_so() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         blocking(|| broker.stop().expect("stops")).await;
         let url = format!("{}?bus={}", broker.url(), fresh());
         let error = try_connect(&url, SOON).await.map(|_| ()).unwrap_err();

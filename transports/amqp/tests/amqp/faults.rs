@@ -11,7 +11,7 @@ use busway_transport::{
 use futures::StreamExt;
 
 use crate::bench::{
-    blocking, body, connect, connect_with, faulty, fresh, group, name, run, shared, text, topic,
+    blocking, body, connect, connect_with, fresh, group, name, run, run_alone, shared, text, topic,
 };
 use crate::letters::next_of_key;
 
@@ -29,8 +29,7 @@ fn back(notice: &Notice) -> bool {
 
 #[test]
 fn a_lost_connection_loses_no_group_work_and_tells_a_gap_once() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         let bus = fresh();
         let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
         let mut spec = group("x.y");
@@ -92,8 +91,7 @@ fn a_lost_connection_loses_no_group_work_and_tells_a_gap_once() {
 
 #[test]
 fn unsettled_work_of_a_lost_member_comes_back() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         let bus = connect(broker, &fresh()).await;
         let mut work = bus.join(group("x.y")).await;
         let id = bus.publish("x.y", "1").await;
@@ -115,8 +113,7 @@ fn unsettled_work_of_a_lost_member_comes_back() {
 
 #[test]
 fn a_request_whose_responder_died_is_not_run_twice() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         let bus = fresh();
         let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
         let spec = ResponderSpec::new(topic("x.ask"), name("oracle"), 1);
@@ -158,8 +155,7 @@ fn a_request_whose_responder_died_is_not_run_twice() {
 
 #[test]
 fn a_broker_that_was_killed_and_started_finds_everything_again() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         // Classic queues: a quorum queue of RabbitMQ 3.10 that is killed within its first seconds
         // finds no leader when the broker is back, and every call on it hangs.
         let query = format!("bus={}&queue_type=classic", fresh());

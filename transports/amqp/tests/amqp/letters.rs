@@ -10,7 +10,7 @@ use busway_transport::{
 };
 use futures::StreamExt;
 
-use crate::bench::{Bus, blocking, body, connect, faulty, fresh, group, run, shared, topic};
+use crate::bench::{Bus, blocking, body, connect, fresh, group, run, run_alone, shared, topic};
 
 fn failed() -> Outcome {
     Outcome::Failed(Failure::new(DeadReason::Error, "no such order"))
@@ -22,8 +22,7 @@ async fn next(work: &mut GroupDeliveries) -> Delivery {
 
 #[test]
 fn a_letter_whose_group_is_gone_stays_listed() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         let bus = fresh();
         let one = connect(broker, &bus).await;
         let mut spec = group("x.y");
@@ -68,8 +67,7 @@ async fn fill(bus: &Bus, name: &str) -> BTreeSet<String> {
 #[test]
 fn retries_find_a_place_in_a_full_group() {
     for delay in [Duration::ZERO, Duration::from_millis(50)] {
-        run(async move {
-            let (broker, _turn) = faulty().await;
+        run_alone(async move |broker| {
             let name = fresh();
             let bus = connect(broker, &name).await;
             let mut spec = group("x.y");
@@ -154,9 +152,8 @@ fn partitions_are_shared_among_members_as_they_come() {
 
 #[test]
 fn keys_keep_their_order_over_a_lost_connection() {
-    run(async {
+    run_alone(async |broker| {
         const COUNT: usize = 300;
-        let (broker, _turn) = faulty().await;
         let bus = fresh();
         let (one, two) = (connect(broker, &bus).await, connect(broker, &bus).await);
         let mut spec = group("x.y");

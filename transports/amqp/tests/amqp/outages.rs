@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use busway_transport::{Notice, Status};
 
-use crate::bench::{Bus, blocking, connect_with, faulty, fresh, run, shared, try_connect};
+use crate::bench::{Bus, blocking, connect_with, fresh, run, run_alone, shared, try_connect};
 use crate::load::Load;
 use crate::proxy::{Mode, Proxy};
 
@@ -24,8 +24,7 @@ async fn close(from: &Bus, to: &Bus) {
 
 #[test]
 fn connections_that_the_broker_closes_twenty_times_lose_nothing() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         let (from, to) = buses(&format!("{}?bus={}", broker.url(), fresh())).await;
         let load = Load::start(from.clone(), &to).await;
         load.goes_on(100).await;
@@ -42,8 +41,7 @@ fn connections_that_the_broker_closes_twenty_times_lose_nothing() {
 
 #[test]
 fn a_broker_that_stops_is_killed_or_freezes_loses_nothing() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         // Classic queues: RabbitMQ 3.10 finds no leader for a quorum queue that was declared just
         // before the kill. A short heartbeat: a frozen broker is noticed after two.
         let url = format!("{}?bus={}&queue_type=classic&heartbeat=1", broker.url(), fresh());
@@ -106,8 +104,7 @@ fn a_bad_network_loses_nothing() {
 
 #[test]
 fn an_alarm_blocks_publishers_and_neither_acks_nor_close() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         for (set, unset) in [
             (["set_vm_memory_high_watermark", "0.000001"], ["set_vm_memory_high_watermark", "0.4"]),
             (["set_disk_free_limit", "1000000GB"], ["set_disk_free_limit", "1MB"]),

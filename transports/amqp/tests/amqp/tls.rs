@@ -7,7 +7,7 @@ use std::time::Duration;
 use busway_test_broker::Broker;
 use busway_transport::TransportError;
 
-use crate::bench::{blocking, faulty, fresh, run, try_connect};
+use crate::bench::{blocking, fresh, run_alone, try_connect};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -116,8 +116,7 @@ fn listen(broker: &Broker, certificates: &Path) -> u16 {
 
 #[test]
 fn certificates_are_checked_on_both_sides() {
-    run(async {
-        let (broker, _turn) = faulty().await;
+    run_alone(async |broker| {
         let (certificates, port) = blocking(|| {
             let certificates = Certificates::make();
             let port = listen(broker, &certificates.0);
