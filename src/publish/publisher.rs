@@ -162,29 +162,32 @@ impl<E: Event> Future for Publishing<'_, E> {
             return this.go_on(context);
         }
         let may_go_on = publish::may_go_on(context);
-        let mut encoded = None;
         if may_go_on {
             let (outlet, bus) = (&this.publisher.outlet, &this.publisher.endpoint.bus);
             if let Some(reached) = outlet.publish(bus, &mut this.event) {
                 return Poll::Ready(Ok(Accepted { reached }));
             }
-            match outlet.publish_outside(bus, &mut this.event) {
-                Outside::Reached(reached) => return Poll::Ready(Ok(Accepted { reached })),
-                Outside::No(was_encoded) => encoded = was_encoded,
-            }
         }
-        this.take_the_long_way(context, encoded, may_go_on)
+        this.go_farther(context, may_go_on)
     }
 }
 
 impl<E: Event> Publishing<'_, E> {
-    #[cold]
-    fn take_the_long_way(
+    /// Out of the process, by the short way if there is one.
+    #[inline(never)]
+    fn go_farther(
         &mut self,
         context: &mut Context<'_>,
-        encoded: Option<(ContentType, Bytes)>,
         may_go_on: bool,
     ) -> Poll<Result<Accepted, PublishError>> {
+        let mut encoded = None;
+        if may_go_on {
+            let (outlet, bus) = (&self.publisher.outlet, &self.publisher.endpoint.bus);
+            match outlet.publish_outside(bus, &mut self.event) {
+                Outside::Reached(reached) => return Poll::Ready(Ok(Accepted { reached })),
+                Outside::No(was_encoded) => encoded = was_encoded,
+            }
+        }
         let event = self.event.take().expect("a publish is not polled after it was ready");
         self.slow = Some(Box::pin(self.publisher.send(event, encoded, !may_go_on)));
         self.go_on(context)
