@@ -414,9 +414,11 @@ pub(crate) fn open<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<Arc<Typed<E>>, 
         meta.id();
         Ok(Arc::new(Typed::new(event, meta.clone())))
     };
-    // Nobody else has it, and nobody had it before: then nobody else can ask for it either.
-    if Arc::strong_count(parcel) == 1 && meta.late.get().is_none_or(|late| late.decoded.is_empty())
-    {
+    // From outside, it came by a queue and was taken out of it: when nobody else has it, and nobody
+    // had it before, nobody else can ask for it. (On the ring it has one owner and many readers.)
+    let is_inbound = (&**parcel as &dyn Any).is::<Inbound>();
+    let was_asked_for = || meta.late.get().is_some_and(|late| !late.decoded.is_empty());
+    if is_inbound && Arc::strong_count(parcel) == 1 && !was_asked_for() {
         return decode();
     }
     meta.late().decoded.once(decode)

@@ -1,11 +1,13 @@
 //! What a group has handled already, as far as this process knows: for `deduplicate`.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use busway_transport::{GroupKey, MessageId};
 use tokio::time::Instant;
+
+use crate::sync::Locked;
 
 /// How many ids are remembered, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +33,7 @@ impl Seen {
     }
 
     fn ids(&self) -> MutexGuard<'_, Ids> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.locked()
     }
 
     /// Whether it was handled.
@@ -72,7 +74,7 @@ pub(crate) struct AllSeen(Mutex<HashMap<GroupKey, Weak<Seen>>>);
 impl AllSeen {
     /// The filter of a group. As for a group's other settings, the newest member's limits hold.
     pub(crate) fn of(&self, group: &GroupKey, limits: Limits) -> Arc<Seen> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.locked();
         all.retain(|_, seen| seen.strong_count() > 0);
         if let Some(seen) = all.get(group).and_then(Weak::upgrade) {
             seen.ids().limits = limits;

@@ -36,6 +36,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 use loom::future::block_on;
 use loom::thread;
 
+use super::bell::Bell;
 use super::sync::Fence;
 use super::{Content, Reader, Refused, Ring};
 
@@ -125,22 +126,6 @@ impl World {
         self.nobody_is_at_it();
         drop(self.reader(1));
         self.is_at_rest();
-    }
-}
-
-/// A waker that counts.
-#[derive(Default)]
-struct Bell(AtomicUsize);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Bell {
-    fn rang(&self) -> bool {
-        self.0.swap(0, Ordering::Relaxed) > 0
     }
 }
 

@@ -26,6 +26,8 @@ mod slots;
 mod state;
 mod sync;
 
+#[cfg(test)]
+mod bell;
 #[cfg(all(test, busway_loom))]
 mod loom;
 #[cfg(all(test, not(busway_loom)))]

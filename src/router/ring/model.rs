@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof};
 use proptest::{prop_assert, prop_assert_eq, proptest};
 
+use super::bell::Bell;
 use super::room::Room;
 use super::{Claim, Content, Head, Reader, Refused, Ring};
 
@@ -29,22 +30,6 @@ impl Drop for Value {
 impl Content for Value {
     fn vacate(this: &mut Option<Self>) {
         *this = None;
-    }
-}
-
-/// Counts how often it woke.
-#[derive(Default)]
-struct Bell(AtomicUsize);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Bell {
-    fn rang(&self) -> bool {
-        self.0.swap(0, Ordering::Relaxed) > 0
     }
 }
 

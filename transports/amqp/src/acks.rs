@@ -49,12 +49,12 @@ impl Acks {
 
     /// How many wait for their ack.
     pub(crate) fn waiting(&self) -> usize {
-        self.tags.waiting
+        self.tags.waiting()
     }
 
     /// Whether there are enough to be told of.
     pub(crate) fn is_full(&self) -> bool {
-        self.tags.waiting >= self.batch
+        self.tags.waiting() >= self.batch
     }
 
     /// Tells the broker of all that wait.
@@ -89,35 +89,53 @@ struct Batch {
 struct Tags {
     /// Everything up to this one is settled, and the broker was told.
     told: u64,
-    /// The settled ones after it. With what counts them: those that wait for their ack.
-    settled: BTreeMap<u64, Option<Option<Counted>>>,
-    waiting: usize,
+    /// Those that wait for their ack, with what counts them.
+    settled: BTreeMap<u64, Option<Counted>>,
+    /// Those after `told` that nothing is to be said of any more, as first and last of each run:
+    /// between two runs something is in work, so that there are never more than the prefetch.
+    past: BTreeMap<u64, u64>,
 }
 
 impl Tags {
     fn settle(&mut self, tag: u64, waits: Option<Option<Counted>>) {
-        self.waiting += usize::from(waits.is_some());
-        self.settled.insert(tag, waits);
+        match waits {
+            Some(counted) => drop(self.settled.insert(tag, counted)),
+            None => self.pass(tag),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.settled.len()
+    }
+
+    /// Nothing is to be said of it any more.
+    fn pass(&mut self, tag: u64) {
+        let last = self.past.remove(&(tag + 1)).unwrap_or(tag);
+        match self.past.range_mut(..tag).next_back() {
+            Some((_, end)) if *end + 1 == tag => *end = last,
+            _ => drop(self.past.insert(tag, last)),
+        }
     }
 
     fn take(&mut self) -> Batch {
         let mut batch = Batch::default();
-        while let Some(first) = self.settled.first_entry()
-            && *first.key() == self.told + 1
-        {
-            self.told += 1;
-            if let Some(counted) = first.remove() {
-                batch.multiple = Some(self.told);
+        loop {
+            let next = self.told + 1;
+            if let Some(counted) = self.settled.remove(&next) {
+                self.told = next;
+                batch.multiple = Some(next);
                 batch.counted.push(counted);
+            } else if let Some(last) = self.past.remove(&next) {
+                self.told = last;
+            } else {
+                break;
             }
         }
-        for (tag, waits) in &mut self.settled {
-            if let Some(counted) = waits.take() {
-                batch.single.push(*tag);
-                batch.counted.push(counted);
-            }
+        for (tag, counted) in std::mem::take(&mut self.settled) {
+            batch.single.push(tag);
+            batch.counted.push(counted);
+            self.pass(tag);
         }
-        self.waiting = 0;
         batch
     }
 }
@@ -132,7 +150,7 @@ mod tests {
             tags.settle(*tag, Some(None));
         }
         let batch = tags.take();
-        assert_eq!(tags.waiting, 0);
+        assert_eq!(tags.waiting(), 0);
         (batch.multiple, batch.single)
     }
 
@@ -145,17 +163,28 @@ mod tests {
         assert_eq!(told(&mut tags, &[4, 6, 8]), (Some(6), vec![8]), "7 is in work");
         assert_eq!(told(&mut tags, &[7]), (Some(7), vec![]));
         assert_eq!(told(&mut tags, &[9]), (Some(9), vec![]));
-        assert!(tags.settled.is_empty());
+        assert!(tags.settled.is_empty() && tags.past.is_empty());
     }
 
     #[test]
     fn what_was_given_back_holds_nothing_up_and_is_not_acked() {
         let mut tags = Tags::default();
         tags.settle(1, None);
-        assert_eq!((tags.waiting, told(&mut tags, &[])), (0, (None, vec![])));
+        assert_eq!((tags.waiting(), told(&mut tags, &[])), (0, (None, vec![])));
         tags.settle(3, None);
         assert_eq!(told(&mut tags, &[2]), (Some(2), vec![]));
         assert_eq!(told(&mut tags, &[4]), (Some(4), vec![]));
+    }
+
+    #[test]
+    fn one_that_is_stuck_does_not_make_it_grow() {
+        let mut tags = Tags::default();
+        for tag in 2..1000 {
+            assert_eq!(told(&mut tags, &[tag]), (None, vec![tag]));
+            assert_eq!((tags.settled.len(), tags.past.len()), (0, 1));
+        }
+        assert_eq!(told(&mut tags, &[1, 1000]), (Some(1000), vec![]));
+        assert!(tags.past.is_empty());
     }
 
     #[test]
@@ -179,6 +208,6 @@ mod tests {
             }
         }
         assert_eq!(told.len(), 1008);
-        assert!(tags.settled.is_empty());
+        assert!(tags.settled.is_empty() && tags.past.is_empty());
     }
 }

@@ -5,8 +5,6 @@
 //! lock first, on the broker: an exclusive queue that goes with its channel. It lets go only when
 //! the broker has the letters again.
 
-use std::sync::Arc;
-
 use busway_transport::{DeadLetter, DeadReason, Failure, GroupKey, Letters, TransportError};
 use bytes::Bytes;
 use futures::future;
@@ -56,7 +54,7 @@ pub(crate) async fn list(
 }
 
 pub(crate) async fn replay(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     group: &GroupKey,
     which: Letters,
 ) -> Result<usize, TransportError> {
