@@ -5,13 +5,47 @@
 //! one socket in it, named after its peer id. A file `lock` is held (flock, so that it falls with
 //! its process) while a socket is bound or removed: whoever finds a dead socket under the lock
 //! knows that it is not one that is just being made.
+//!
+//! On Windows the folder is `%LOCALAPPDATA%\busway\NAME`, and has an entry for each pipe.
 
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
 pub(crate) use unix::{Folder, Socket};
 
-#[cfg(not(unix))]
-mod elsewhere;
-#[cfg(not(unix))]
-pub(crate) use elsewhere::{Folder, Socket};
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+pub(crate) use windows::{Folder, Socket};
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use busway_transport::{PeerId, TransportError};
+
+/// How often a lock that somebody else has is tried again.
+const LOCK_RETRY: Duration = Duration::from_millis(5);
+
+fn denied(path: &Path, reason: impl Into<String>) -> TransportError {
+    TransportError::Denied { address: path.display().to_string(), reason: reason.into() }
+}
+
+fn io_error(what: &str, path: &Path, error: impl std::fmt::Display) -> TransportError {
+    TransportError::Io { what: format!("{what} {}", path.display()), reason: error.to_string() }
+}
+
+/// The peers who have a file with this ending.
+fn peers(folder: &Path, ending: &str) -> Result<Vec<PeerId>, TransportError> {
+    let entries = fs::read_dir(folder).map_err(|error| io_error("reading", folder, error))?;
+    let mut peers: Vec<PeerId> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|file| {
+            let peer: PeerId = file.strip_suffix(ending)?.parse().ok()?;
+            // Another spelling of a number is none of ours.
+            (format!("{peer}{ending}") == file).then_some(peer)
+        })
+        .collect();
+    peers.sort_unstable();
+    Ok(peers)
+}

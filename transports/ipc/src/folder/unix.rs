@@ -4,7 +4,6 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use busway_transport::{PeerId, TransportError};
 use interprocess::local_socket::tokio::{Listener, Stream};
@@ -15,12 +14,11 @@ use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::{LOCK_RETRY, denied, io_error};
 use crate::address::Place;
 
 /// What fits into a socket's address, without the zero at its end.
 const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
-/// How often a lock that somebody else has is tried again.
-const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// The folder of one bus.
 #[derive(Debug, Clone)]
@@ -40,14 +38,6 @@ pub(crate) struct Socket {
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: OwnedFd,
-}
-
-fn denied(path: &Path, reason: impl Into<String>) -> TransportError {
-    TransportError::Denied { address: path.display().to_string(), reason: reason.into() }
-}
-
-fn io_error(what: &str, path: &Path, error: impl std::fmt::Display) -> TransportError {
-    TransportError::Io { what: format!("{what} {}", path.display()), reason: error.to_string() }
 }
 
 fn me() -> u32 {
@@ -79,18 +69,7 @@ impl Folder {
 
     /// The peers whose sockets are there, dead ones included.
     pub(crate) fn peers(&self) -> Result<Vec<PeerId>, TransportError> {
-        let entries =
-            fs::read_dir(&self.path).map_err(|error| io_error("reading", &self.path, error))?;
-        let mut peers: Vec<PeerId> = entries
-            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-            .filter_map(|file| {
-                let peer: PeerId = file.strip_suffix(".sock")?.parse().ok()?;
-                // Another spelling of a number is none of ours.
-                (format!("{peer}.sock") == file).then_some(peer)
-            })
-            .collect();
-        peers.sort_unstable();
-        Ok(peers)
+        super::peers(&self.path, ".sock")
     }
 
     /// Takes the lock, waiting for it; the caller sets the deadline.

@@ -1,16 +1,22 @@
 //! Several buses over real sockets, each with a host that only takes notes.
 
-#![cfg(unix)] // folders, owners, modes and signals are what most of it is about
 #![allow(clippy::unwrap_used, reason = "in helpers as in tests: a failure is a failed test")]
 
 mod backpressure;
 mod bounds;
 mod child;
+#[cfg(unix)]
 mod folder;
 mod groups;
 mod mesh;
+#[cfg(unix)]
 mod mob;
+#[cfg(windows)]
+mod pipes;
 mod plain;
 mod requests;
+#[cfg(unix)]
+mod stopped;
+#[cfg(unix)]
 mod strangers;
 mod support;

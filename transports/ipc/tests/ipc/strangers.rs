@@ -1,18 +1,12 @@
 //! Those who do not speak our protocol, or stop speaking.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use busway_transport::{Interest, Notice, PeerId, Transport};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::support::{Bus, connect, folder, group, next, route, within};
-
-fn path(dir: &TempDir, peer: PeerId) -> PathBuf {
-    dir.path().join(format!("shop/{peer}.sock"))
-}
+use crate::support::{Bus, connect, entry, folder, group, next, route, within};
 
 /// A hello as `docs/wire-ipc.md` has it, made by hand.
 pub(crate) fn hello(version: u16, bus: &str, peer: u64) -> Vec<u8> {
@@ -56,13 +50,13 @@ async fn garbage_closes_only_its_own_link() {
             (hello(2, "shop", 1), "version 2"),
             (hello(1, "other", 1), "bus \"other\""),
         ] {
-            let mut stranger = UnixStream::connect(path(&dir, one.peer)).await.unwrap();
+            let mut stranger = UnixStream::connect(entry(&dir, one.peer)).await.unwrap();
             stranger.write_all(&bytes).await.unwrap();
             hangs_up(stranger).await;
             one.notes.until_any(protocol(expected)).await;
         }
         // After a good hello as well.
-        let mut stranger = UnixStream::connect(path(&dir, one.peer)).await.unwrap();
+        let mut stranger = UnixStream::connect(entry(&dir, one.peer)).await.unwrap();
         stranger.write_all(&hello(1, "shop", 5)).await.unwrap();
         stranger.write_all(&[9, 0, 0, 0, 4, 255, 255, 255, 255, 1, 2, 3, 4]).await.unwrap();
         hangs_up(stranger).await;
@@ -78,7 +72,7 @@ async fn one_that_fails_its_hello_is_skipped_and_told() {
     within(async {
         let dir = folder();
         let one = connect(&dir).await;
-        let silent = UnixListener::bind(path(&dir, PeerId::from_u64(3))).unwrap();
+        let silent = UnixListener::bind(entry(&dir, PeerId::from_u64(3))).unwrap();
         let two = connect(&dir).await;
         assert_eq!(two.transport.peers().len(), 1);
         let told = two.notes.any(
@@ -96,7 +90,7 @@ async fn a_silent_peer_is_cut_off_and_subscribing_goes_on() {
     within(async {
         let dir = folder();
         let one = connect(&dir).await;
-        let mut stuck = UnixStream::connect(path(&dir, one.peer)).await.unwrap();
+        let mut stuck = UnixStream::connect(entry(&dir, one.peer)).await.unwrap();
         stuck.write_all(&hello(1, "shop", 5)).await.unwrap();
         let mut welcome = [0; 16];
         stuck.read_exact(&mut welcome).await.unwrap();
@@ -131,7 +125,7 @@ async fn a_dead_letter_that_its_member_does_not_take_stays_with_the_publisher() 
         let dir = folder();
         let one = connect(&dir).await;
         let key = group("job").key;
-        let mut member = UnixStream::connect(path(&dir, one.peer)).await.unwrap();
+        let mut member = UnixStream::connect(entry(&dir, one.peer)).await.unwrap();
         member.write_all(&hello(1, "shop", 5)).await.unwrap();
         // Table { serial, [Join { member, spec }] }: one attempt, and no more.
         let zero = Duration::ZERO;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -84,6 +84,11 @@ pub(crate) struct Bus {
 
 pub(crate) fn folder() -> TempDir {
     tempfile::Builder::new().prefix("bw").tempdir().unwrap()
+}
+
+/// What shows in the folder that a bus is there.
+pub(crate) fn entry(dir: &TempDir, peer: PeerId) -> PathBuf {
+    dir.path().join(format!("shop/{peer}.{}", if cfg!(windows) { "pipe" } else { "sock" }))
 }
 
 pub(crate) async fn try_connect(
