@@ -74,7 +74,9 @@ pub(crate) struct Queue {
     pub(crate) capacity: usize,
     pub(crate) overflow: Overflow,
     /// Opens for its reader what comes from outside, if that is to be done before it waits here.
-    pub(crate) early: Option<Early>,
+    early: Option<Early>,
+    /// Set when that was seen to take long.
+    opens_late: AtomicBool,
     /// Set when it rides a ring.
     lane: OnceLock<Lane>,
     state: Mutex<State>,
@@ -128,6 +130,7 @@ impl Queue {
             capacity,
             overflow,
             early,
+            opens_late: AtomicBool::new(false),
             lane: OnceLock::new(),
             state: Mutex::default(),
             first_at: AtomicU64::new(u64::MAX),
@@ -135,6 +138,16 @@ impl Queue {
             room: Notify::new(),
             counters: Counters::default(),
         })
+    }
+
+    /// See [`Early`].
+    pub(crate) fn early(&self) -> Option<Early> {
+        self.early.filter(|_| !self.opens_late.load(Ordering::Relaxed))
+    }
+
+    /// From now on its reader opens what comes.
+    pub(crate) fn open_late(&self) {
+        self.opens_late.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn party(&self) -> Party {
