@@ -36,15 +36,22 @@ pub(crate) struct Origin {
 #[derive(Debug, Clone)]
 pub(crate) struct Meta {
     origin: Arc<Origin>,
+    /// Of an event from outside: all of those have it, so that it takes no memory of its own.
+    given: Option<Given>,
     extra: Option<Arc<Extra>>,
     late: OnceLock<Box<Late>>,
+}
+
+/// What comes with an event from outside.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    id: MessageId,
+    time: Option<SystemTime>,
 }
 
 /// What few events have.
 #[derive(Debug, Clone, Default)]
 struct Extra {
-    /// Given: by the publisher, or from outside.
-    id: Option<MessageId>,
     to: Option<Name>,
     time: Option<SystemTime>,
     headers: Headers,
@@ -60,7 +67,7 @@ struct Late {
 
 impl Meta {
     pub(crate) fn new(origin: Arc<Origin>) -> Self {
-        Self { origin, extra: None, late: OnceLock::new() }
+        Self { origin, given: None, extra: None, late: OnceLock::new() }
     }
 
     pub(crate) fn with_id(self, id: MessageId) -> Self {
@@ -68,7 +75,7 @@ impl Meta {
         self
     }
 
-    /// That of an event from outside. Copies share it: they come with every type it is read as.
+    /// That of an event from outside.
     fn from_outside(
         origin: Arc<Origin>,
         id: MessageId,
@@ -76,8 +83,8 @@ impl Meta {
         time: Option<SystemTime>,
         headers: Headers,
     ) -> Self {
-        let extra = Some(Arc::new(Extra { id: Some(id), to, time, headers }));
-        Self { origin, extra, late: OnceLock::new() }
+        let given = Some(Given { id, time });
+        Self { given, ..Self::new(origin) }.with_extra(to, None, headers)
     }
 
     pub(crate) fn with_extra(
@@ -87,14 +94,16 @@ impl Meta {
         headers: Headers,
     ) -> Self {
         let has_any = to.is_some() || time.is_some() || !headers.is_empty();
-        self.extra = has_any.then(|| Arc::new(Extra { id: None, to, time, headers }));
+        self.extra = has_any.then(|| Arc::new(Extra { to, time, headers }));
         self
     }
 
     /// The id, made when first asked for: an event nobody asks about has none.
     pub(crate) fn id(&self) -> MessageId {
-        let given = self.extra.as_ref().and_then(|extra| extra.id);
-        given.unwrap_or_else(|| *self.late().id.get_or_init(MessageId::new))
+        match self.given {
+            Some(given) => given.id,
+            None => *self.late().id.get_or_init(MessageId::new),
+        }
     }
 
     pub(crate) fn topic(&self) -> &Topic {
@@ -115,7 +124,10 @@ impl Meta {
     }
 
     pub(crate) fn time(&self) -> Option<SystemTime> {
-        self.extra.as_ref()?.time
+        match self.given {
+            Some(given) => given.time,
+            None => self.extra.as_ref()?.time,
+        }
     }
 
     pub(crate) fn headers(&self) -> &Headers {
@@ -226,6 +238,7 @@ impl<E: Event> Typed<E> {
         if !Arc::ptr_eq(&self.meta.origin, origin) {
             self.meta.origin = origin.clone();
         }
+        self.meta.given = None;
         if self.meta.extra.is_some() {
             self.meta.extra = None;
         }
@@ -332,11 +345,38 @@ impl fmt::Debug for Shared {
     }
 }
 
+/// Decodes what came from outside where it arrives, for a subscription that is alone with it.
+pub(crate) type Early = fn(Inbound) -> Arc<dyn Parcel>;
+
+/// Events up to this size are decoded where they arrive: whoever brings them must not be kept from
+/// others for long.
+const SOON: usize = 4 << 10;
+
+/// See [`Early`]. What cannot be decoded stays as it is: the subscription counts it and tells why.
+pub(crate) fn open_early<E: Event>(inbound: Inbound) -> Arc<dyn Parcel> {
+    let Inbound { meta, content_type, bytes } = &inbound;
+    if bytes.len() <= SOON
+        && meta.version() == E::SCHEMA.version
+        && let Ok(event) = decode(content_type, bytes)
+    {
+        return Arc::new(Typed::<E>::new(event, inbound.meta));
+    }
+    Arc::new(inbound)
+}
+
 /// The parcel of an envelope that a transport delivered.
 pub(crate) fn from_envelope(envelope: Envelope) -> Result<Arc<dyn Parcel>, GapReason> {
-    let topic = envelope.topic.clone();
+    arrived(envelope, None)
+}
+
+/// As [`from_envelope`], opened early if that is wanted.
+pub(crate) fn arrived(
+    envelope: Envelope,
+    early: Option<Early>,
+) -> Result<Arc<dyn Parcel>, GapReason> {
+    let Envelope { topic, version, source, to, time, headers, id, payload, .. } = envelope;
     let undecodable = |error: String| GapReason::Undecodable { topic: topic.to_string(), error };
-    let (content_type, bytes) = match envelope.payload {
+    let (content_type, bytes) = match payload {
         Payload::Local(local) => match (local.clone() as Arc<dyn Any + Send + Sync>).downcast() {
             Ok(shared) => return Ok(Shared::clone_inner(&shared)),
             // Another program's own value: all that can be had of it are its bytes.
@@ -345,10 +385,13 @@ pub(crate) fn from_envelope(envelope: Envelope) -> Result<Arc<dyn Parcel>, GapRe
         Payload::Encoded { content_type, bytes } => (content_type, bytes),
         _ => return Err(undecodable("a kind of payload this version does not know".into())),
     };
-    let Envelope { topic, version, source, to, time, headers, id, .. } = envelope;
     let origin = known_origin(Origin { topic, version, source });
     let meta = Meta::from_outside(origin, id, to, time, headers);
-    Ok(Arc::new(Inbound { meta, content_type, bytes }))
+    let inbound = Inbound { meta, content_type, bytes };
+    Ok(match early {
+        Some(early) => early(inbound),
+        None => Arc::new(inbound),
+    })
 }
 
 /// The origin as it was made for the event before, if that came from the same place.
@@ -408,8 +451,11 @@ pub(crate) fn open<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<Arc<Typed<E>>, 
         });
     }
     let decode = || {
-        let undecodable = |error| GapReason::Undecodable { topic: meta.topic().to_string(), error };
-        let event = decode(parcel).map_err(undecodable)?;
+        let topic = || meta.topic().to_string();
+        let undecodable = |error| GapReason::Undecodable { topic: topic(), error };
+        let (content_type, bytes) =
+            parcel.bytes().map_err(|error| undecodable(error.to_string()))?;
+        let event = decode(&content_type, &bytes).map_err(undecodable)?;
         // Both are one event: they have one id.
         meta.id();
         Ok(Arc::new(Typed::new(event, meta.clone())))
@@ -424,11 +470,10 @@ pub(crate) fn open<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<Arc<Typed<E>>, 
     meta.late().decoded.once(decode)
 }
 
-/// Decodes a parcel. A decoder that panics is one that fails (law 11).
-fn decode<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<E, String> {
-    let (content_type, bytes) = parcel.bytes().map_err(|error| error.to_string())?;
-    let codec = Codec::for_receipt(&content_type, &E::SCHEMA).map_err(|error| error.to_string())?;
-    let decoding = std::panic::AssertUnwindSafe(|| E::decode(codec, &bytes));
+/// Decodes a payload. A decoder that panics is one that fails (law 11).
+fn decode<E: Event>(content_type: &ContentType, bytes: &Bytes) -> Result<E, String> {
+    let codec = Codec::for_receipt(content_type, &E::SCHEMA).map_err(|error| error.to_string())?;
+    let decoding = std::panic::AssertUnwindSafe(|| E::decode(codec, bytes));
     match std::panic::catch_unwind(decoding) {
         Ok(decoded) => decoded.map_err(|error| error.to_string()),
         Err(panic) => Err(format!("the decoder panicked: {}", panic_text(&*panic))),

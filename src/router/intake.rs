@@ -4,9 +4,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
@@ -15,10 +16,10 @@ use busway_transport::{
     SubscriptionId, TopicFilter, TransportError, TransportHandle,
 };
 
-use super::multicast::Reserved;
-use super::queue::Queue;
+use super::multicast::{Batch, Reserved};
+use super::queue::{Item, Queue};
 use super::sequence::{Place, Sequences};
-use crate::parcel::{self, Parcel};
+use crate::parcel::{self, Early, Parcel};
 use crate::sync::Locked;
 
 /// The queues behind one filter. The pump holds this and not the intake, so that the intake ends
@@ -28,6 +29,13 @@ type Queues = Arc<ArcSwap<Vec<Arc<Queue>>>>;
 /// Subscriptions share an intake when they have the same filter and capacity: the transport bounds
 /// what it holds by the latter, and may drop beyond it.
 type Key = (TopicFilter, usize);
+
+/// How many events are taken from the deliveries at once at most.
+const TOGETHER: usize = 64;
+
+/// A subscription whose events take longer to decode than this, for those that come together, has them
+/// decoded by its own reader: whoever brings them brings those of others as well (law 6).
+const SLOW: Duration = Duration::from_millis(20);
 
 /// All intakes of one bus.
 pub(crate) struct Intakes {
@@ -197,62 +205,128 @@ async fn pump(mut deliveries: Deliveries, inlet: Inlet) {
         // What never runs empty must not keep its thread from those who read the queues, nor from
         // the transport's own tasks.
         tokio::task::coop::consume_budget().await;
-        match arrival {
-            Arrival::Event(envelope) => inlet.take(envelope).await,
-            Arrival::Gap(gap) => {
-                // With a broker between, a later hole may be another loss.
-                if gap.reason == inlet.hole && inlet.hole == GapReason::Disconnected {
-                    inlet.sequences.locked().cut();
-                }
-                tell(&inlet.queues, None, &gap);
+        if let Some(envelope) = inlet.take_at_once(arrival, &mut deliveries) {
+            inlet.wait_and_take(envelope).await;
+        }
+    }
+}
+
+/// An event, and those that its deliveries hold behind it. Nothing more is asked of them: they would
+/// wait for more, and the transport give it to the [`Sink`], while these are still under way.
+struct Held<'a> {
+    first: Option<Envelope>,
+    deliveries: &'a mut Deliveries,
+    left: usize,
+    /// What came between the events, and ends them.
+    other: Option<Arrival>,
+}
+
+impl<'a> Held<'a> {
+    fn new(first: Envelope, deliveries: &'a mut Deliveries) -> Self {
+        let left = deliveries.size_hint().0.min(TOGETHER - 1);
+        Self { first: Some(first), deliveries, left, other: None }
+    }
+}
+
+impl Iterator for Held<'_> {
+    type Item = Envelope;
+
+    fn next(&mut self) -> Option<Envelope> {
+        if let Some(first) = self.first.take() {
+            return Some(first);
+        }
+        self.left = self.left.checked_sub(1)?;
+        match self.deliveries.next().now_or_never()?? {
+            Arrival::Event(envelope) => Some(envelope),
+            other => {
+                self.left = 0;
+                self.other = Some(other);
+                None
             }
-            _ => {}
         }
     }
 }
 
 impl Sink for Inlet {
-    fn try_take(&self, event: &mut Option<Envelope>) {
-        let Some(envelope) = event.as_ref() else { return };
-        let (queues, to) = (self.queues.load(), envelope.to.as_ref());
-        let Ok(reserved) = Reserved::reserve(&queues, |queue| queue.is_addressed(to)) else {
-            return;
-        };
-        // Its number counts only once there is room: it would be a repeat when it comes again.
-        if let Some(parcel) = event.take().and_then(|envelope| self.accept(envelope)) {
-            drop(reserved.commit(&parcel));
+    fn take(&self, most: usize, events: &mut dyn Iterator<Item = Envelope>) {
+        let queues = self.queues.load();
+        let mut batch = Batch::reserve(&queues, most);
+        // What is opened here fits one reader.
+        let mut early = if let [queue] = &queues[..] { queue.early() } else { None };
+        let began = early.map(|_| Instant::now());
+        // A number counts only where there is room: it would be a repeat when it comes again.
+        for (number, envelope) in (1..).zip(events.take(batch.room)) {
+            let to = envelope.to.clone();
+            let tell = |gap: Gap| batch.add(to.as_ref(), || Item::Gap(gap.clone()));
+            if let Some(parcel) = self.accept(envelope, early, tell) {
+                batch.add(to.as_ref(), || Item::Event(parcel.clone()));
+            }
+            // Seldom: reading the clock takes as long as a small part of an event.
+            let is_slow = || began.is_some_and(|began| began.elapsed() > SLOW);
+            if early.is_some() && usize::is_power_of_two(number) && is_slow() {
+                queues.iter().for_each(|queue| queue.open_late());
+                early = None;
+            }
         }
     }
 }
 
 impl Inlet {
     /// The event, unless it was here before; tells of the hole before it, or of its own loss.
-    fn accept(&self, envelope: Envelope) -> Option<Arc<dyn Parcel>> {
+    fn accept(
+        &self,
+        envelope: Envelope,
+        early: Option<Early>,
+        mut tell: impl FnMut(Gap),
+    ) -> Option<Arc<dyn Parcel>> {
         let place = self.sequences.locked().place(&envelope);
         match place {
             Place::Next => {}
-            Place::After(missing) => {
-                let gap = Gap::new(Some(missing), self.hole.clone());
-                tell(&self.queues, envelope.to.as_ref(), &gap);
-            }
+            Place::After(missing) => tell(Gap::new(Some(missing), self.hole.clone())),
             Place::Repeat => {
                 tracing::debug!(id = %envelope.id, topic = %envelope.topic, "dropped a repeat");
                 return None;
             }
         }
-        let to = envelope.to.clone();
-        match parcel::from_envelope(envelope) {
+        match parcel::arrived(envelope, early) {
             Ok(parcel) => Some(parcel),
             Err(reason) => {
-                tell(&self.queues, to.as_ref(), &Gap::new(Some(1), reason));
+                tell(Gap::new(Some(1), reason));
                 None
             }
         }
     }
 
-    async fn take(&self, envelope: Envelope) {
+    /// Takes what comes, and what the deliveries hold behind it. Gives an event back for which there
+    /// is no room. (Apart from the pump, of which there is one for each filter: what it keeps while
+    /// it waits takes memory.)
+    fn take_at_once(&self, arrival: Arrival, deliveries: &mut Deliveries) -> Option<Envelope> {
+        let Arrival::Event(envelope) = arrival else {
+            self.hear(&arrival);
+            return None;
+        };
+        let mut held = Held::new(envelope, deliveries);
+        self.take(1 + held.left, &mut held);
+        if let Some(other) = &held.other {
+            self.hear(other);
+        }
+        held.first
+    }
+
+    /// What is no event.
+    fn hear(&self, arrival: &Arrival) {
+        let Arrival::Gap(gap) = arrival else { return };
+        // With a broker between, a later hole may be another loss.
+        if gap.reason == self.hole && self.hole == GapReason::Disconnected {
+            self.sequences.locked().cut();
+        }
+        tell(&self.queues, None, gap);
+    }
+
+    async fn wait_and_take(&self, envelope: Envelope) {
         let to = envelope.to.clone();
-        let Some(parcel) = self.accept(envelope) else { return };
+        let tell = |gap: Gap| tell(&self.queues, to.as_ref(), &gap);
+        let Some(parcel) = self.accept(envelope, None, tell) else { return };
         // First all that have room: a full queue must not let the others wait.
         let full: Vec<_> = {
             let queues = self.queues.load();
@@ -296,5 +370,116 @@ fn put(queue: &Arc<Queue>, parcel: &Arc<dyn Parcel>) -> bool {
 fn tell(queues: &Queues, to: Option<&Name>, gap: &Gap) {
     for queue in queues.load().iter().filter(|queue| queue.is_addressed(to)) {
         queue.push_gap(gap.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use busway_transport::{ContentType, MessageId, Payload, PeerId, Source};
+
+    use super::*;
+    use crate::router::queue::Overflow;
+
+    fn inlet(queues: Vec<Arc<Queue>>) -> Inlet {
+        Inlet {
+            queues: Arc::new(ArcSwap::from_pointee(queues)),
+            sequences: Arc::default(),
+            hole: GapReason::Disconnected,
+        }
+    }
+
+    fn queue(name: &str, capacity: usize) -> Arc<Queue> {
+        Queue::new(name.parse().unwrap(), false, capacity, Overflow::Wait, None)
+    }
+
+    fn event(sequence: u64, to: Option<&str>) -> Envelope {
+        let source = Source { endpoint: "a".parse().unwrap(), peer: PeerId::from_u64(1) };
+        let payload = Payload::encoded(ContentType::JSON, sequence.to_string());
+        let mut envelope = Envelope::new(MessageId::new(), "t".parse().unwrap(), source, payload);
+        envelope.sequence = Some(sequence);
+        envelope.to = to.map(|to| to.parse().unwrap());
+        envelope
+    }
+
+    /// What stands in a queue: events by their payload, gaps by their size.
+    fn read(queue: &Queue) -> Vec<String> {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut all = Vec::new();
+        while let Poll::Ready(Some(item)) = queue.poll_next(&mut context, u64::MAX) {
+            all.push(match item {
+                Item::Event(parcel) => {
+                    String::from_utf8(parcel.bytes().unwrap().1.to_vec()).unwrap()
+                }
+                Item::Gap(gap) => format!("{:?} lost", gap.missed),
+            });
+        }
+        all
+    }
+
+    #[test]
+    fn events_that_come_together_keep_their_order_and_their_gaps() {
+        let queue = queue("a", 8);
+        let inlet = inlet(vec![queue.clone()]);
+        let mut events = [1, 2, 2, 5, 6].map(|number| event(number, None)).into_iter();
+        inlet.take(5, &mut events);
+        assert_eq!(events.len(), 0);
+        // The repeat gave its room back.
+        assert_eq!(queue.free(), 8 - 4);
+        assert_eq!(read(&queue), ["1", "2", "Some(2) lost", "5", "6"]);
+        assert_eq!(queue.ledger().arrived, 4);
+        assert_eq!(queue.ledger().missed, 2);
+    }
+
+    #[test]
+    fn what_takes_long_to_decode_is_left_to_its_reader() {
+        static OPENED: AtomicU64 = AtomicU64::new(0);
+        let slowly: Early = |inbound| {
+            OPENED.fetch_add(1, Ordering::Relaxed);
+            let began = Instant::now();
+            while began.elapsed() <= SLOW {
+                std::hint::spin_loop();
+            }
+            Arc::new(inbound)
+        };
+        let name = "a".parse().unwrap();
+        let queue = Queue::new(name, false, 8, Overflow::Wait, Some(slowly));
+        let inlet = inlet(vec![queue.clone()]);
+        inlet.take(4, &mut [1, 2, 3, 4].map(|number| event(number, None)).into_iter());
+        inlet.take(1, &mut [event(5, None)].into_iter());
+        assert_eq!(read(&queue), ["1", "2", "3", "4", "5"]);
+        assert_eq!(OPENED.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn no_more_are_taken_than_there_is_room_for_everywhere() {
+        let (narrow, wide) = (queue("a", 2), queue("b", 8));
+        let inlet = inlet(vec![narrow.clone(), wide.clone()]);
+        let mut events = [1, 2, 3, 4, 5].map(|number| event(number, None)).into_iter();
+        inlet.take(5, &mut events);
+        assert_eq!(events.len(), 3);
+        assert_eq!((narrow.free(), wide.free()), (0, 6));
+        inlet.take(3, &mut events);
+        assert_eq!(events.len(), 3, "one is full");
+        assert_eq!(wide.free(), 6);
+        assert_eq!(read(&narrow), ["1", "2"]);
+        inlet.take(3, &mut events);
+        assert_eq!(
+            (read(&narrow).join(" "), read(&wide).join(" ")),
+            ("3 4".into(), "1 2 3 4".into())
+        );
+    }
+
+    #[test]
+    fn who_is_not_addressed_gets_nothing_and_who_has_ended_is_in_nobodys_way() {
+        let (one, other, ended) = (queue("a", 4), queue("b", 4), queue("c", 1));
+        let inlet = inlet(vec![one.clone(), other.clone(), ended.clone()]);
+        ended.end();
+        let mut events = [event(1, None), event(1, Some("b")), event(2, None)].into_iter();
+        inlet.take(3, &mut events);
+        assert_eq!(events.len(), 0);
+        assert_eq!((one.free(), other.free()), (2, 1));
+        assert_eq!((read(&one).join(" "), read(&other).join(" ")), ("1 2".into(), "1 1 2".into()));
     }
 }

@@ -1,6 +1,8 @@
-//! One event into several queues, or into none (law 9).
+//! One event into several queues, or into none (law 9); and events that arrive together.
 
 use std::sync::Arc;
+
+use busway_transport::Name;
 
 use super::queue::{Item, Queue, Room};
 use crate::parcel::Parcel;
@@ -89,6 +91,46 @@ impl Drop for Reserved<'_> {
             if self.taken.has(at) {
                 queue.release();
             }
+        }
+    }
+}
+
+/// Events that arrive together, and their room in every queue that has not ended. They are
+/// delivered when this is dropped, and what room they did not take is given back.
+pub(crate) struct Batch<'a> {
+    /// Each with the room that was reserved there, and what it gets.
+    queues: Vec<(&'a Queue, usize, Vec<Item>)>,
+    /// For how many events there is room everywhere.
+    pub(crate) room: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// Reserves room for up to so many events.
+    pub(crate) fn reserve(queues: &'a [Arc<Queue>], most: usize) -> Self {
+        let mut batch = Self { queues: Vec::with_capacity(queues.len()), room: most };
+        for queue in queues {
+            if let Some(room) = queue.reserve_many(batch.room) {
+                batch.room = room;
+                batch.queues.push((queue, room, Vec::with_capacity(room)));
+            }
+        }
+        batch
+    }
+
+    /// Adds an item for those that an event with that address is for.
+    pub(crate) fn add(&mut self, to: Option<&Name>, item: impl Fn() -> Item) {
+        for (queue, _, items) in &mut self.queues {
+            if queue.is_addressed(to) {
+                items.push(item());
+            }
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        for (queue, reserved, items) in &mut self.queues {
+            queue.push_many(*reserved, items);
         }
     }
 }

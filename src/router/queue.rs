@@ -7,6 +7,8 @@
 //! everyone: what comes from outside, what is addressed to it, gaps. Each such item remembers the
 //! ring's position at its time, and is read after what was published there before it.
 
+mod gaps;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -17,7 +19,7 @@ use tokio::sync::Notify;
 use busway_transport::{Gap, GapReason, Name, Party};
 
 use crate::ledger::{Counters, Fate, Ledger};
-use crate::parcel::Parcel;
+use crate::parcel::{Early, Parcel};
 use crate::router::topic::Lane;
 use crate::sync::Locked;
 
@@ -37,9 +39,6 @@ pub enum Overflow {
     /// Only the newest event is kept; what it replaced is counted, and no gap is told.
     Latest,
 }
-
-/// How many gaps of different reasons stand side by side at most.
-const SIDE_BY_SIDE: usize = 8;
 
 /// One step of a subscription.
 pub(crate) enum Item {
@@ -74,6 +73,10 @@ pub(crate) struct Queue {
     pub(crate) handled: bool,
     pub(crate) capacity: usize,
     pub(crate) overflow: Overflow,
+    /// Opens for its reader what comes from outside, if that is to be done before it waits here.
+    early: Option<Early>,
+    /// Set when that was seen to take long.
+    opens_late: AtomicBool,
     /// Set when it rides a ring.
     lane: OnceLock<Lane>,
     state: Mutex<State>,
@@ -118,6 +121,7 @@ impl Queue {
         handled: bool,
         capacity: usize,
         overflow: Overflow,
+        early: Option<Early>,
     ) -> Arc<Self> {
         let capacity = if overflow == Overflow::Latest { 1 } else { capacity.max(1) };
         Arc::new(Self {
@@ -125,6 +129,8 @@ impl Queue {
             handled,
             capacity,
             overflow,
+            early,
+            opens_late: AtomicBool::new(false),
             lane: OnceLock::new(),
             state: Mutex::default(),
             first_at: AtomicU64::new(u64::MAX),
@@ -132,6 +138,16 @@ impl Queue {
             room: Notify::new(),
             counters: Counters::default(),
         })
+    }
+
+    /// See [`Early`].
+    pub(crate) fn early(&self) -> Option<Early> {
+        self.early.filter(|_| !self.opens_late.load(Ordering::Relaxed))
+    }
+
+    /// From now on its reader opens what comes.
+    pub(crate) fn open_late(&self) {
+        self.opens_late.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn party(&self) -> Party {
@@ -196,13 +212,32 @@ impl Queue {
         if state.phase >= Phase::Closing {
             return Room::Ended;
         }
-        let lossy = !matches!(self.overflow, Overflow::Wait | Overflow::Fail);
-        let bounded = !lossy && state.phase == Phase::Open;
+        let bounded = self.is_bounded() && state.phase == Phase::Open;
         if bounded && state.events + state.reserved >= self.capacity {
             return if self.overflow == Overflow::Fail { Room::Refused } else { Room::Full };
         }
         state.reserved += 1;
         Room::Taken
+    }
+
+    /// Reserves room for up to so many events that come together, and says for how many. `None`
+    /// when it takes no more at all.
+    pub(crate) fn reserve_many(&self, most: usize) -> Option<usize> {
+        let mut state = self.state.locked();
+        let room = match state.phase {
+            Phase::Closing | Phase::Ended => return None,
+            Phase::Open if self.is_bounded() => {
+                most.min(self.capacity.saturating_sub(state.events + state.reserved))
+            }
+            Phase::Open | Phase::Draining => most,
+        };
+        state.reserved += room;
+        Some(room)
+    }
+
+    /// Whether others wait while it is full.
+    fn is_bounded(&self) -> bool {
+        matches!(self.overflow, Overflow::Wait | Overflow::Fail)
     }
 
     /// Gives reserved room back.
@@ -224,32 +259,61 @@ impl Queue {
         if state.phase == Phase::Ended {
             return Some(Item::Event(parcel));
         }
-        self.counters.arrived();
-        let mut gone = None;
-        let at = self.place();
-        let reader = if state.events < self.capacity || state.phase > Phase::Open {
-            state.put(at, Item::Event(parcel))
-        } else {
-            self.counters.settled(Fate::dropped_overflow);
-            match self.overflow {
-                Overflow::DropNewest => {
-                    gone = Some(Item::Event(parcel));
-                    state.put_gap(at, Gap::new(Some(1), GapReason::Overflow))
-                }
-                Overflow::Latest => {
-                    gone = state.take_oldest();
-                    state.put(at, Item::Event(parcel))
-                }
-                _ => {
-                    gone = state.drop_oldest();
-                    state.put(at, Item::Event(parcel))
-                }
-            }
-        };
+        let (gone, reader) = self.arrive(&mut state, parcel);
         self.show_first(&state);
         drop(state);
         wake(reader);
         gone
+    }
+
+    /// Fills room that was reserved for events that come together: with no more of them, and with
+    /// gaps between. What had to go is left in `items`, to be dropped outside of all locks.
+    pub(crate) fn push_many(&self, reserved: usize, items: &mut Vec<Item>) {
+        let mut state = self.state.locked();
+        state.reserved -= reserved;
+        let (mut events, mut gone, mut reader) = (0, Vec::new(), None);
+        for item in items.drain(..) {
+            events += usize::from(matches!(item, Item::Event(_)));
+            reader = match item {
+                Item::Event(parcel) if state.phase == Phase::Ended => {
+                    gone.push(Item::Event(parcel));
+                    None
+                }
+                Item::Event(parcel) => {
+                    let (old, reader) = self.arrive(&mut state, parcel);
+                    gone.extend(old);
+                    reader
+                }
+                Item::Gap(gap) => self.tell(&mut state, gap),
+            }
+            .or(reader);
+        }
+        self.show_first(&state);
+        let closing = if events < reserved { state.reader_if_closing() } else { None };
+        drop(state);
+        *items = gone;
+        if events < reserved {
+            self.room.notify_waiters();
+        }
+        wake(reader.or(closing));
+    }
+
+    /// Puts an event in, or whatever the policy says. Gives back what had to go for it.
+    fn arrive(&self, state: &mut State, parcel: Arc<dyn Parcel>) -> (Option<Item>, Option<Waker>) {
+        self.counters.arrived();
+        let at = self.place();
+        if state.events < self.capacity || state.phase > Phase::Open {
+            return (None, state.put(at, Item::Event(parcel)));
+        }
+        self.counters.settled(Fate::dropped_overflow);
+        match self.overflow {
+            Overflow::DropNewest => {
+                let reader = state.put_gap(at, Gap::new(Some(1), GapReason::Overflow));
+                (Some(Item::Event(parcel)), reader)
+            }
+            Overflow::Latest => (state.take_oldest(), state.put(at, Item::Event(parcel))),
+            _ => (state.drop_oldest(), state.put(at, Item::Event(parcel))),
+        }
     }
 
     /// Lets the reader see where the first item stands, without the lock.
@@ -260,17 +324,21 @@ impl Queue {
 
     /// Tells the reader of a loss, in place, and counts it.
     pub(crate) fn push_gap(&self, gap: Gap) {
-        self.counters.missed(gap.missed.unwrap_or(1));
-        if self.overflow == Overflow::Latest && gap.reason == GapReason::Overflow {
-            return;
-        }
         let reader = {
             let mut state = self.state.locked();
-            let reader = state.put_gap(self.place(), gap);
+            let reader = self.tell(&mut state, gap);
             self.show_first(&state);
             reader
         };
         wake(reader);
+    }
+
+    fn tell(&self, state: &mut State, gap: Gap) -> Option<Waker> {
+        self.counters.missed(gap.missed.unwrap_or(1));
+        if self.overflow == Overflow::Latest && gap.reason == GapReason::Overflow {
+            return None;
+        }
+        state.put_gap(self.place(), gap)
     }
 
     /// The next step of those that stand before a position of the ring; `None` after the end.
@@ -418,38 +486,6 @@ impl State {
         self.join_gaps(at);
         Some(item)
     }
-
-    /// Makes one gap of those of one reason that stand side by side around a place, and of all of
-    /// them when there are too many: between two events there are never more than a few.
-    fn join_gaps(&mut self, at: usize) {
-        // Side by side are those with no event of the ring between them either.
-        let Some(place) = self.items.get(at.min(self.items.len().saturating_sub(1))) else {
-            return;
-        };
-        let place = place.at;
-        let is_gap = |placed: &Placed| matches!(placed.item, Item::Gap(_)) && placed.at == place;
-        let mut first = at.min(self.items.len());
-        while first > 0 && is_gap(&self.items[first - 1]) {
-            first -= 1;
-        }
-        let count = self.items.iter().skip(first).take_while(|placed| is_gap(placed)).count();
-        let mut joined: Vec<Gap> = Vec::new();
-        for placed in self.items.drain(first..first + count) {
-            let Item::Gap(gap) = placed.item else { continue };
-            let same = joined.iter().position(|known| known.reason == gap.reason);
-            match same.or((joined.len() == SIDE_BY_SIDE).then_some(SIDE_BY_SIDE - 1)) {
-                Some(known) => merge(&mut joined[known], &gap),
-                None => joined.push(gap),
-            }
-        }
-        for gap in joined.into_iter().rev() {
-            self.items.insert(first, Placed { at: place, item: Item::Gap(gap) });
-        }
-    }
-}
-
-fn merge(last: &mut Gap, gap: &Gap) {
-    last.missed = last.missed.zip(gap.missed).map(|(a, b)| a + b);
 }
 
 fn wake(reader: Option<Waker>) {

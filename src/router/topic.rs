@@ -106,7 +106,11 @@ pub(crate) enum Busy {
 
 /// How many plain events with each address left this bus.
 #[derive(Default)]
-pub(crate) struct Sequences(HashMap<Option<Name>, u64>);
+pub(crate) struct Sequences {
+    /// Those for everyone, which nearly all are.
+    everyone: u64,
+    addressed: HashMap<Name, u64>,
+}
 
 impl TopicNode {
     pub(crate) fn new(topic: Topic, length: usize, queues: Vec<Arc<Queue>>) -> Self {
@@ -233,7 +237,10 @@ impl TopicNode {
 impl Sequences {
     /// The next sequence number of plain events with this address.
     pub(crate) fn next(&mut self, to: Option<&Name>) -> u64 {
-        let last = self.0.entry(to.cloned()).or_default();
+        let last = match to {
+            None => &mut self.everyone,
+            Some(to) => self.addressed.entry(to.clone()).or_default(),
+        };
         *last += 1;
         *last
     }

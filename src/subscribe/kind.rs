@@ -6,11 +6,15 @@ use busway_transport::{GapReason, Name, TopicFilter};
 
 use crate::event::Event;
 use crate::message::{Message, RawMessage};
-use crate::parcel::Parcel;
+use crate::parcel::{self, Parcel};
 
 /// An event on its way to a subscriber. Public in name only: nobody outside can make or open one.
 #[derive(Clone, Copy)]
 pub struct Carried<'a>(pub(crate) &'a Arc<dyn Parcel>);
+
+/// Opens events where they arrive, before they wait for their subscriber. Public in name only.
+#[derive(Debug, Clone, Copy)]
+pub struct Early(pub(crate) parcel::Early);
 
 /// What a subscription can receive: an [`Event`] type, or [`Any`]. Sealed.
 pub trait Kind: Send + Sync + 'static {
@@ -23,6 +27,8 @@ pub trait Kind: Send + Sync + 'static {
     /// Without the codec, where that is possible.
     #[doc(hidden)]
     fn take(event: Carried<'_>) -> Option<Self::Message>;
+    #[doc(hidden)]
+    fn early() -> Option<Early>;
     #[doc(hidden)]
     fn view(message: &Self::Message) -> &Self::View;
 }
@@ -38,6 +44,10 @@ impl<E: Event> Kind for E {
     #[inline]
     fn take(event: Carried<'_>) -> Option<Message<E>> {
         Message::take(event.0)
+    }
+
+    fn early() -> Option<Early> {
+        Some(Early(parcel::open_early::<E>))
     }
 
     fn view(message: &Message<E>) -> &E {
@@ -59,6 +69,10 @@ impl Kind for Any {
 
     fn take(event: Carried<'_>) -> Option<RawMessage> {
         Some(RawMessage::new(event.0.clone()))
+    }
+
+    fn early() -> Option<Early> {
+        None
     }
 
     fn view(message: &RawMessage) -> &RawMessage {

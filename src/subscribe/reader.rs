@@ -128,7 +128,10 @@ impl<K: Kind> Reader<K> {
         let scope = builder.scope()?;
         let capacity = builder.capacity_or_default();
         let (endpoint, options) = (builder.endpoint, builder.options);
-        let queue = Queue::new(endpoint.name.clone(), handled, capacity, options.overflow);
+        // One that loses events would have them decoded for nothing.
+        let early = K::early().filter(|_| options.overflow == Overflow::Wait);
+        let name = endpoint.name.clone();
+        let queue = Queue::new(name, handled, capacity, options.overflow, early.map(|it| it.0));
         let inbound = match options.overflow {
             // What a transport holds for a subscription that wants only the newest is stale.
             Overflow::Latest => 1,

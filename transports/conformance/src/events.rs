@@ -85,6 +85,24 @@ pub(crate) mod twin {
     }
 }
 
+/// What [`Superstitious`] is decoded from.
+#[derive(Event, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[event("kit.superstitious")]
+pub(crate) struct Plain(pub(crate) u64);
+
+/// Cannot be decoded when it is 13: its decoder panics.
+#[derive(Event, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[event("kit.superstitious")]
+#[serde(from = "u64")]
+pub(crate) struct Superstitious(pub(crate) u64);
+
+impl From<u64> for Superstitious {
+    fn from(n: u64) -> Self {
+        assert_ne!(n, 13, "a panic in a decoder, on purpose");
+        Self(n)
+    }
+}
+
 /// Version 1 of a contract.
 #[derive(Event, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 #[event("kit.contract")]

@@ -30,8 +30,8 @@ impl Mesh {
         handful: &mut Handful,
         frame: Frame,
     ) -> Result<Flow, WireError> {
-        if let Frame::Event { interests, size, envelope } = frame {
-            handful.add(self, link, &interests, size, envelope)?;
+        if let Frame::Event { interests, envelope } = frame {
+            handful.add(self, link, &interests, envelope)?;
             return Ok(Flow::On);
         }
         handful.deliver(self, link)?;
@@ -39,14 +39,14 @@ impl Mesh {
             Frame::Hello(_) | Frame::Welcome(_) => {
                 return Err(WireError::Unexpected("a second hello"));
             }
-            Frame::Control(control) => return self.control(link, control),
+            Frame::Control(control) => return self.control(link, *control),
             Frame::Event { .. } => {}
-            Frame::Deliver { work, envelope } => self.work_arrived(link, work, envelope),
+            Frame::Deliver { work, envelope } => self.work_arrived(link, work, *envelope),
             Frame::Ask { request, responder, remaining_ms, envelope } => {
-                self.asked(link, request, responder, remaining_ms, envelope)?;
+                self.asked(link, request, responder, remaining_ms, *envelope)?;
             }
-            Frame::Reply { request, answer } => self.answered(link.peer, request, answer),
-            Frame::DeadLetter(letter) => self.with(|state, _| self.keep_letter(state, letter)),
+            Frame::Reply { request, answer } => self.answered(link.peer, request, *answer),
+            Frame::DeadLetter(letter) => self.with(|state, _| self.keep_letter(state, *letter)),
         }
         Ok(Flow::On)
     }

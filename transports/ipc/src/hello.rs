@@ -73,7 +73,7 @@ pub(crate) async fn introduce(
     let Frame::Welcome(welcome) = receive(stream, &mut decoder).await? else {
         return Err(WireError::Unexpected("this frame before the welcome").into());
     };
-    match welcome {
+    match *welcome {
         Welcome::Come(them) => {
             check_bus(me, &them)?;
             if PeerId::from_u64(them.peer) != expected {
@@ -99,7 +99,7 @@ pub(crate) async fn listen(
         Ok(Frame::Hello(them)) => {
             check_bus(me, &them).and_then(|()| Ok(limit(&them)?)).map(|limit| {
                 decoder.trust(limit);
-                them
+                *them
             })
         }
         Ok(_) => Err(WireError::Unexpected("this frame before the hello").into()),

@@ -16,6 +16,8 @@ use crate::link::Link;
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
 use crate::table::OwnInterest;
+use crate::wire::envelope::Unread;
+use crate::wire::origins::Origins;
 use crate::wire::{Change, Control, Out, WINDOW, WireError, charge, control};
 
 /// The queue of one interest. Each link may fill `capacity` places of it.
@@ -89,12 +91,13 @@ impl Inbox {
         Self { id: interest.id.0, capacity, batch, sink, inner: Mutex::default() }
     }
 
-    /// Gives events on that a link brought, each with what it takes of its window: to the bus at
-    /// once, while its stream holds nothing and waits for more; else into the queue.
+    /// Gives events on that a link brought: to the bus at once, while its stream holds nothing and
+    /// waits for more; else into the queue. With one that cannot be read it ends.
     fn push(
         &self,
         link: &Arc<Link>,
-        mut envelopes: impl ExactSizeIterator<Item = (usize, Envelope)>,
+        events: impl ExactSizeIterator<Item = Unread>,
+        origins: &mut Origins,
     ) -> Result<(), WireError> {
         let mut inner = lock(&self.inner);
         if inner.ended {
@@ -106,47 +109,51 @@ impl Inbox {
             wake(inner);
             return Ok(());
         };
-        if envelopes.len() > self.capacity - account.used {
+        let count = events.len();
+        if count > self.capacity - account.used {
             return Err(WireError::Unexpected("an event without credit"));
         }
         account.fed = true;
-        account.used += envelopes.len();
-        if let Some(sink) = self.sink.as_ref().filter(|_| inner.is_awaited()) {
-            drop(inner);
-            // The next events of this link are in its reader's hands as well: nothing overtakes
-            // them here.
-            let mut drained = Drained { link: link.number, events: 0, bytes: 0 };
-            let mut back = None;
-            for (charge, envelope) in &mut envelopes {
-                let mut offered = Some(envelope);
-                sink.try_take(&mut offered);
-                if let Some(envelope) = offered {
-                    back = Some((charge, envelope));
-                    break;
-                }
-                drained.events += 1;
-                drained.bytes += charge;
-            }
-            inner = lock(&self.inner);
-            let give = self.note(&mut inner, drained);
-            if back.is_none() || inner.ended {
-                drop(inner);
-                self.give(give);
-                return Ok(());
-            }
+        account.used += count;
+        let mut failed = Ok(());
+        // Each with what it takes of its window.
+        let envelopes = events.map_while(|event| {
+            let charge = charge(event.len());
+            let envelope = event.read(origins).map_err(|error| failed = Err(error)).ok()?;
+            Some((charge, envelope))
+        });
+        let mut envelopes = envelopes.fuse();
+        let item = |(charge, envelope)| Item::Event(link.number, charge, envelope);
+        let Some(sink) = self.sink.as_ref().filter(|_| inner.is_awaited()) else {
+            inner.items.extend(envelopes.map(item));
+            wake(inner);
+            return failed;
+        };
+        drop(inner);
+        // The next events of this link are in its reader's hands as well: nothing overtakes them
+        // here.
+        let mut drained = Drained { link: link.number, events: 0, bytes: 0 };
+        let mut given = envelopes.by_ref().map(|(charge, envelope)| {
+            drained.events += 1;
+            drained.bytes += charge;
+            envelope
+        });
+        sink.take(count, &mut given);
+        let rest: Vec<_> = envelopes.map(item).collect();
+        inner = lock(&self.inner);
+        let give = self.note(&mut inner, drained);
+        if !rest.is_empty() && !inner.ended {
             if inner.accounts.contains_key(&link.number) {
-                let rest = back.into_iter().chain(envelopes);
-                inner.items.extend(rest.map(|(charge, it)| Item::Event(link.number, charge, it)));
+                inner.items.extend(rest);
             } else {
                 inner.cut();
             }
             wake(inner);
-            self.give(give);
-            return Ok(());
+        } else {
+            drop(inner);
         }
-        inner.items.extend(envelopes.map(|(charge, it)| Item::Event(link.number, charge, it)));
-        wake(inner);
-        Ok(())
+        self.give(give);
+        failed
     }
 
     fn has_ended(&self) -> bool {
@@ -285,14 +292,18 @@ impl Stream for Arrivals {
             Some(Item::Cut) => Some(Arrival::Gap(Gap::new(None, GapReason::Disconnected))),
         })
     }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.items.len(), None)
+    }
 }
 
 /// What one link's reader has in its hands: events for one inbox, which go there together.
 #[derive(Default)]
 pub(crate) struct Handful {
     known: Option<(u64, Arc<Inbox>)>,
-    /// Each with what it takes of the link's window.
-    envelopes: Vec<(usize, Envelope)>,
+    events: Vec<Unread>,
+    origins: Origins,
 }
 
 /// How many events a handful has at most.
@@ -305,24 +316,26 @@ impl Handful {
         mesh: &Mesh,
         link: &Arc<Link>,
         interests: &[u64],
-        size: usize,
-        envelope: Envelope,
+        event: Unread,
     ) -> Result<(), WireError> {
         let &[interest] = interests else {
             self.deliver(mesh, link)?;
-            return mesh.arrived(link, interests, size, envelope);
+            for inbox in mesh.inboxes(interests) {
+                inbox.push(link, std::iter::once(event.clone()), &mut self.origins)?;
+            }
+            return Ok(());
         };
         if self.known.as_ref().is_none_or(|(known, _)| *known != interest) {
             self.deliver(mesh, link)?;
-            self.known = mesh.inbox(interest).map(|inbox| (interest, inbox));
+            self.known = mesh.inboxes(&[interest]).pop().map(|inbox| (interest, inbox));
         }
-        self.envelopes.push((charge(size), envelope));
-        if self.envelopes.len() < HANDFUL { Ok(()) } else { self.deliver(mesh, link) }
+        self.events.push(event);
+        if self.events.len() < HANDFUL { Ok(()) } else { self.deliver(mesh, link) }
     }
 
     /// Puts it where it belongs: before anything else of this link is looked at.
     pub(crate) fn deliver(&mut self, mesh: &Mesh, link: &Arc<Link>) -> Result<(), WireError> {
-        if self.envelopes.is_empty() {
+        if self.events.is_empty() {
             return Ok(());
         }
         if let Some((interest, inbox)) = &mut self.known
@@ -330,13 +343,13 @@ impl Handful {
         {
             // A later interest may have its number.
             let interest = *interest;
-            self.known = mesh.inbox(interest).map(|inbox| (interest, inbox));
+            self.known = mesh.inboxes(&[interest]).pop().map(|inbox| (interest, inbox));
         }
         match &self.known {
-            Some((_, inbox)) => inbox.push(link, self.envelopes.drain(..)),
+            Some((_, inbox)) => inbox.push(link, self.events.drain(..), &mut self.origins),
             // One that was withdrawn meanwhile is not there: its events go nowhere.
             None => {
-                self.envelopes.clear();
+                self.events.clear();
                 Ok(())
             }
         }
@@ -408,27 +421,12 @@ impl Mesh {
         Ok(())
     }
 
-    fn inbox(&self, interest: u64) -> Option<Arc<Inbox>> {
-        self.look(|state| Some(state.own.interests.get(&interest)?.inbox.clone()))
-    }
-
-    /// An event came in, for several interests of ours.
-    fn arrived(
-        &self,
-        link: &Arc<Link>,
-        interests: &[u64],
-        size: usize,
-        envelope: Envelope,
-    ) -> Result<(), WireError> {
-        // One that was withdrawn meanwhile is not there: its events go nowhere.
-        let inboxes: Vec<Arc<Inbox>> = self.look(|state| {
+    /// Those that are there.
+    fn inboxes(&self, interests: &[u64]) -> Vec<Arc<Inbox>> {
+        self.look(|state| {
             let own = &state.own.interests;
             interests.iter().filter_map(|id| Some(own.get(id)?.inbox.clone())).collect()
-        });
-        for inbox in inboxes {
-            inbox.push(link, std::iter::once((charge(size), envelope.clone())))?;
-        }
-        Ok(())
+        })
     }
 
     /// A peer has room for more events of one of its interests.

@@ -34,9 +34,10 @@ pub struct PlainInterest {
 /// It may do so only while the interest's [`Deliveries`] hold nothing and wait for more, or else
 /// events of one publisher could overtake each other.
 pub trait Sink: Send + Sync + 'static {
-    /// Takes the event out, if there is room for it. If not, it goes by the deliveries, and so
-    /// does all that comes until they wait again.
-    fn try_take(&self, event: &mut Option<Envelope>);
+    /// Takes as many of these events as there is room for, in their order; there are `most` of them
+    /// or fewer. Those that it leaves go by the deliveries, and so does all that comes until they
+    /// wait again.
+    fn take(&self, most: usize, events: &mut dyn Iterator<Item = Envelope>);
 }
 
 /// A [`Sink`] of any kind. Clones share it.
@@ -49,9 +50,9 @@ impl SinkHandle {
         Self(Arc::new(sink))
     }
 
-    /// See [`Sink::try_take`].
-    pub fn try_take(&self, event: &mut Option<Envelope>) {
-        self.0.try_take(event);
+    /// See [`Sink::take`].
+    pub fn take(&self, most: usize, events: &mut dyn Iterator<Item = Envelope>) {
+        self.0.take(most, events);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Law 11, handlers are isolated.
 
-use busway::{HandlerError, Message};
+use busway::{GapReason, HandlerError, Message};
 
-use crate::events::{Counted, Double};
+use crate::events::{Counted, Double, Plain, Superstitious};
 use crate::inbox::{Tray, until};
 use crate::verdict::{Done, Failed, Verdict};
 use crate::world::{Participant, World};
@@ -62,4 +62,27 @@ async fn around(world: &World, a: &Participant, at: &Participant) -> Result<(), 
         assert_eq!((ledger.failed, ledger.handled), (failed, 10 - failed), "{ledger:?}");
     }
     Ok(())
+}
+
+pub(crate) async fn panicking_decoder_is_a_gap_and_stops_nothing(world: World) -> Done {
+    let [a, b] = world.meet(["a", "b"]).await?;
+    // Alone on its topic: a bus may decode for it where the event arrives.
+    let mut picky = b.inbox::<Superstitious>().await?;
+    let mut beside = b.inbox::<Counted>().await?;
+    for n in 12..16 {
+        world.publish(a.publish(Plain(n))).await?;
+        world.publish(a.publish(Counted { n })).await?;
+    }
+    assert_eq!(picky.next().await?.0, 12);
+    let gap = picky.gap().await?;
+    assert_eq!(gap.missed, Some(1));
+    assert!(matches!(gap.reason, GapReason::Undecodable { .. }), "{gap:?}");
+    assert_eq!(picky.next().await?.0, 14);
+    assert_eq!(picky.next().await?.0, 15);
+    for n in 12..16 {
+        assert_eq!(beside.next().await?.n, n);
+    }
+    let ledger = picky.ledger();
+    assert_eq!((ledger.dropped_undecodable, ledger.handled), (1, 3), "{ledger:?}");
+    Ok(Verdict::Passed)
 }

@@ -115,6 +115,7 @@ macro_rules! __cases {
         }
         law_11 {
             failing_handlers_stop_nothing: "errors and panics in handlers, filters and responders are counted and stop nothing";
+            panicking_decoder_is_a_gap_and_stops_nothing: "a decoder that panics on a peer's event is a gap in its place and stops nothing";
         }
         law_12 {
             close_waits_for_what_was_accepted: "close waits for handlers; streams keep what they hold, and then end";

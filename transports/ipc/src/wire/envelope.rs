@@ -77,6 +77,20 @@ impl Encoded {
     }
 }
 
+/// An envelope as it came in.
+#[derive(Debug, Clone)]
+pub(crate) struct Unread(pub(super) Bytes);
+
+impl Unread {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn read(self, origins: &mut Origins) -> Result<Envelope, WireError> {
+        read(Read(self.0), origins)
+    }
+}
+
 /// The payload as bytes. (This transport does not claim `InProcess`, so that it gets bytes; a
 /// value is encoded all the same.)
 pub(super) fn encoded_payload(payload: &Payload) -> Result<(ContentType, Bytes), PayloadError> {
@@ -144,10 +158,16 @@ pub(super) fn put_long(to: &mut BytesMut, text: &str) {
 }
 
 /// Seconds and nanoseconds since 1970; what was before that counts as 1970.
-pub(super) fn put_time(to: &mut BytesMut, time: SystemTime) {
+pub(super) fn time_bytes(time: SystemTime) -> [u8; 12] {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    to.put_u64_le(since.as_secs());
-    to.put_u32_le(since.subsec_nanos());
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&since.as_secs().to_le_bytes());
+    bytes[8..].copy_from_slice(&since.subsec_nanos().to_le_bytes());
+    bytes
+}
+
+pub(super) fn put_time(to: &mut BytesMut, time: SystemTime) {
+    to.put_slice(&time_bytes(time));
 }
 
 pub(super) fn read_time(from: &mut Read) -> Result<SystemTime, WireError> {

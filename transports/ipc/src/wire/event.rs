@@ -11,11 +11,10 @@ use super::frame::EVENT;
 /// What such frames have in common.
 #[derive(Debug)]
 pub(crate) struct EventFrames {
-    flags: u8,
-    /// From the topic to the peer.
-    origin: Bytes,
-    /// The version, if it is not 1, and the content type.
-    behind: Bytes,
+    /// All of an envelope but its payload, with room for what differs.
+    envelope: Bytes,
+    /// Where the sequence number stands in it, and the time behind that.
+    sequence: usize,
 }
 
 /// What differs from event to event.
@@ -28,22 +27,27 @@ pub(crate) struct Event {
     pub(crate) length: usize,
 }
 
+/// Where the id stands in an envelope.
+const ID: usize = 1;
+
 impl EventFrames {
     pub(crate) fn of(common: &Common) -> Self {
-        let (mut origin, mut behind) = (BytesMut::new(), BytesMut::new());
-        envelope::put_origin(&mut origin, &common.topic, &common.source);
-        let mut flags = SEQUENCE | TIME;
+        let mut envelope = BytesMut::new();
+        envelope.put_u8(SEQUENCE | TIME | if common.version != 1 { VERSION } else { 0 });
+        envelope.put_bytes(0, 16);
+        envelope::put_origin(&mut envelope, &common.topic, &common.source);
+        let sequence = envelope.len();
+        envelope.put_bytes(0, 8 + 12);
         if common.version != 1 {
-            flags |= VERSION;
-            behind.put_u32_le(common.version);
+            envelope.put_u32_le(common.version);
         }
-        envelope::put_content_type(&mut behind, &common.content_type);
-        Self { flags, origin: origin.freeze(), behind: behind.freeze() }
+        envelope::put_content_type(&mut envelope, &common.content_type);
+        Self { envelope: envelope.freeze(), sequence }
     }
 
     /// How long an envelope with such a payload is.
     pub(crate) fn envelope(&self, payload: usize) -> usize {
-        1 + 16 + self.origin.len() + 8 + 12 + self.behind.len() + payload
+        self.envelope.len() + payload
     }
 
     /// Puts all of a frame but the payload, which has to follow.
@@ -57,11 +61,12 @@ impl EventFrames {
         for interest in interests {
             to.put_u64_le(*interest);
         }
-        to.put_u8(self.flags);
-        to.put_slice(event.id.as_bytes());
-        to.put_slice(&self.origin);
-        to.put_u64_le(event.sequence);
-        envelope::put_time(to, event.time);
-        to.put_slice(&self.behind);
+        // Put whole, and what differs then set in its place: each part put by itself takes longer.
+        let begin = to.len();
+        to.put_slice(&self.envelope);
+        let put = &mut to[begin..];
+        put[ID..][..16].copy_from_slice(event.id.as_bytes());
+        put[self.sequence..][..8].copy_from_slice(&event.sequence.to_le_bytes());
+        put[self.sequence + 8..][..12].copy_from_slice(&envelope::time_bytes(event.time));
     }
 }

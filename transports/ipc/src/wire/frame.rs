@@ -6,7 +6,7 @@ use busway_transport::{
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::control::{self, Control, Introduction, Welcome, WireKey, shorten};
-use super::envelope::{self, Encoded};
+use super::envelope::{self, Encoded, Unread};
 use super::origins::Origins;
 use super::read::Read;
 use super::{MAGIC, MAX_HELLO, MAX_PAYLOAD, VERSION, WireError, max_frame};
@@ -25,38 +25,37 @@ const REFUSED: u8 = 1;
 const FAILED: u8 = 2;
 const GONE: u8 = 3;
 
-/// A frame that came in.
+/// A frame that came in. Nearly all are events: these are handed on as they are, and what is larger
+/// is behind a pointer.
 #[derive(Debug)]
 pub(crate) enum Frame {
-    Hello(Introduction),
-    Welcome(Welcome),
-    Control(Control),
+    Hello(Box<Introduction>),
+    Welcome(Box<Welcome>),
+    Control(Box<Control>),
     /// An event, and which of the receiver's interests it is for.
     Event {
         interests: Interests,
-        /// Of the encoded envelope.
-        size: usize,
-        envelope: Envelope,
+        envelope: Unread,
     },
     /// Group work for one of the receiver's members.
     Deliver {
         work: Work,
-        envelope: Envelope,
+        envelope: Box<Envelope>,
     },
     /// A request for one of the receiver's responders.
     Ask {
         request: u64,
         responder: u64,
         remaining_ms: u64,
-        envelope: Envelope,
+        envelope: Box<Envelope>,
     },
     /// What became of a request.
     Reply {
         request: u64,
-        answer: Answer,
+        answer: Box<Answer>,
     },
     /// An event whose last attempt was the receiver's.
-    DeadLetter(DeadLetter),
+    DeadLetter(Box<DeadLetter>),
 }
 
 /// Interests that an event is for: nearly always one.
@@ -298,13 +297,12 @@ pub(crate) fn decode(bytes: Bytes, origins: &mut Origins) -> Result<Frame, WireE
     let mut from = Read(bytes);
     let kind = from.u8("kind").map_err(|_| WireError::Empty)?;
     Ok(match kind {
-        HELLO => Frame::Hello(introduction(from)?),
-        WELCOME => Frame::Welcome(introduction(from)?),
-        CONTROL => Frame::Control(control::decode(&from.rest())?),
+        HELLO => Frame::Hello(Box::new(introduction(from)?)),
+        WELCOME => Frame::Welcome(Box::new(introduction(from)?)),
+        CONTROL => Frame::Control(Box::new(control::decode(&from.rest())?)),
         EVENT => {
             let interests = Interests::read(&mut from)?;
-            let size = from.0.len();
-            Frame::Event { interests, size, envelope: envelope::read(from, origins)? }
+            Frame::Event { interests, envelope: Unread(from.rest()) }
         }
         DELIVER => {
             let (member, tag) = (from.u64("member")?, from.u64("tag")?);
@@ -315,16 +313,16 @@ pub(crate) fn decode(bytes: Bytes, origins: &mut Origins) -> Result<Frame, WireE
                 _ => return Err(WireError::Bad("key")),
             };
             let work = Work { member, tag, attempt, key };
-            Frame::Deliver { work, envelope: envelope::read(from, origins)? }
+            Frame::Deliver { work, envelope: Box::new(envelope::read(from, origins)?) }
         }
         ASK => Frame::Ask {
             request: from.u64("request")?,
             responder: from.u64("responder")?,
             remaining_ms: from.u64("deadline")?,
-            envelope: envelope::read(from, origins)?,
+            envelope: Box::new(envelope::read(from, origins)?),
         },
-        REPLY => Frame::Reply { request: from.u64("request")?, answer: answer(from)? },
-        DEAD_LETTER => Frame::DeadLetter(dead_letter(from, origins)?),
+        REPLY => Frame::Reply { request: from.u64("request")?, answer: Box::new(answer(from)?) },
+        DEAD_LETTER => Frame::DeadLetter(Box::new(dead_letter(from, origins)?)),
         other => return Err(WireError::UnknownKind(other)),
     })
 }

@@ -9,7 +9,7 @@ pub(crate) mod control;
 pub(crate) mod envelope;
 pub(crate) mod event;
 pub(crate) mod frame;
-mod origins;
+pub(crate) mod origins;
 mod read;
 
 #[cfg(test)]
