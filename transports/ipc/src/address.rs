@@ -97,6 +97,9 @@ fn bad(address: &Address, reason: String) -> TransportError {
 mod tests {
     use super::*;
 
+    /// Where absolute paths begin.
+    const ROOT: &str = if cfg!(windows) { "C:/" } else { "/" };
+
     fn parse(text: &str) -> Result<Place, TransportError> {
         Place::parse(&text.parse().unwrap(), |_| None)
     }
@@ -105,34 +108,36 @@ mod tests {
     fn a_name_and_perhaps_a_folder_and_a_limit() {
         let place = |dir: Option<&str>, frame| Place {
             name: Name::new("shop").unwrap(),
-            dir: dir.map(PathBuf::from),
+            dir: dir.map(|dir| PathBuf::from(format!("{ROOT}{dir}"))),
             frame,
         };
         for (text, expected) in [
             ("ipc:shop", place(None, 16 << 20)),
-            ("ipc:shop?dir=/run/x y", place(Some("/run/x y"), 16 << 20)),
-            ("ipc:shop?frame=4MiB&dir=/x", place(Some("/x"), 4 << 20)),
+            ("ipc:shop?dir=ROOTrun/x y", place(Some("run/x y"), 16 << 20)),
+            ("ipc:shop?frame=4MiB&dir=ROOTx", place(Some("x"), 4 << 20)),
             ("ipc:shop?frame=64KiB", place(None, 64 << 10)),
             ("ipc:shop?frame=5000", place(None, 5000)),
         ] {
-            assert_eq!(parse(text).unwrap(), expected);
+            assert_eq!(parse(&text.replace("ROOT", ROOT)).unwrap(), expected);
         }
     }
 
     #[test]
     fn the_environment_says_what_the_address_does_not() {
+        let from_environment = format!("{ROOT}from/environment");
         let variable = |name: &str| match name {
-            DIR_VARIABLE => Some("/from/environment".into()),
+            DIR_VARIABLE => Some(from_environment.clone().into()),
             FRAME_VARIABLE => Some("1MiB".into()),
             _ => None,
         };
         let read = |text: &str| {
+            let text = text.replace("ROOT", ROOT);
             let place = Place::parse(&text.parse().unwrap(), variable).unwrap();
             (place.dir.unwrap().to_str().unwrap().to_owned(), place.frame)
         };
-        assert_eq!(read("ipc:shop"), ("/from/environment".into(), 1 << 20));
-        assert_eq!(read("ipc:shop?dir=/x"), ("/x".into(), 1 << 20));
-        assert_eq!(read("ipc:shop?frame=2MiB"), ("/from/environment".into(), 2 << 20));
+        assert_eq!(read("ipc:shop"), (from_environment.clone(), 1 << 20));
+        assert_eq!(read("ipc:shop?dir=ROOTx"), (format!("{ROOT}x"), 1 << 20));
+        assert_eq!(read("ipc:shop?frame=2MiB"), (from_environment.clone(), 2 << 20));
         let error = Place::parse(&"ipc:shop".parse().unwrap(), |_| Some("here".into()));
         assert!(error.unwrap_err().to_string().contains(DIR_VARIABLE));
     }

@@ -13,19 +13,24 @@ use std::io::{self, ErrorKind, Write as _};
 use std::os::windows::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use busway_transport::{PeerId, TransportError};
+use interprocess::ConnectWaitMode;
 use interprocess::local_socket::tokio::{Listener, Stream};
 use interprocess::local_socket::{
-    GenericFilePath, ListenerOptions, ToFsName as _,
-    traits::{StreamCommon as _, tokio::Stream as _},
+    GenericFilePath, ListenerOptions, ToFsName as _, traits::StreamCommon as _,
 };
 use interprocess::os::windows::local_socket::ListenerOptionsExt as _;
+use interprocess::os::windows::named_pipe::pipe_mode::Bytes;
+use interprocess::os::windows::named_pipe::tokio::DuplexPipeStream;
 use interprocess::os::windows::security_descriptor::SecurityDescriptor;
 use widestring::{U16CStr, u16cstr};
 
 use super::{LOCK_RETRY, denied, io_error};
 use crate::address::Place;
+
+type Pipe = DuplexPipeStream<Bytes>;
 
 /// All rights for the owner, none for anybody else, and none inherited.
 const OWNER_ONLY: &U16CStr = u16cstr!("D:P(A;;GA;;;OW)");
@@ -128,7 +133,17 @@ impl Folder {
             return Err(io::Error::new(ErrorKind::ConnectionRefused, "its process has ended"));
         }
         let owner = fs::read_to_string(&path)?;
-        let stream = Stream::connect(pipe(peer).to_fs_name::<GenericFilePath>()?).await?;
+        let stream = loop {
+            // Never waiting in there: that would be a thread that cannot be called back.
+            let at_once = ConnectWaitMode::Timeout(Duration::ZERO);
+            match Pipe::connect_by_path_with_wait_mode(pipe(peer).as_str(), at_once).await {
+                // Others are dialling it at this moment: it lives, and has much to do.
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    tokio::time::sleep(LOCK_RETRY).await;
+                }
+                other => break Stream::NamedPipe(other?.into()),
+            }
+        };
         let answering = stream.peer_creds()?.pid().map(|pid| pid.to_string());
         if answering.as_deref() != Some(owner.as_str()) || !is_held(&path)? {
             let reason = "another process than the entry's answers at the pipe";
