@@ -6,10 +6,13 @@ use std::time::Instant;
 use busway_transport::{DeadLetter, GroupKey, Letters, MessageId, Party, TransportError};
 
 use crate::engine::Engine;
+use crate::group::MOST_BYTES;
 use crate::members::MemberKey;
+use crate::queue::bytes;
 
-/// The dead letters that a process keeps: per group at most a given number, so that a group that
-/// fails a lot does not push out another group's letters. An id is there at most once per group.
+/// The dead letters that a process keeps: per group at most a given number, and not more than 64 MiB
+/// of encoded events (but always the newest letter), so that a group that fails a lot does not push
+/// out another group's letters. An id is there at most once per group.
 #[derive(Debug)]
 pub struct DeadLetters {
     limit: usize,
@@ -24,6 +27,8 @@ struct Shelf {
     letters: BTreeMap<u64, DeadLetter>,
     by_id: HashMap<MessageId, u64>,
     last: u64,
+    /// Of all payloads together.
+    bytes: usize,
 }
 
 impl DeadLetters {
@@ -36,24 +41,23 @@ impl DeadLetters {
     }
 
     /// Adds a letter as the newest of its group. One of the same id is replaced. Gives the oldest
-    /// letter of the group if it had to make room.
-    pub fn push(&mut self, letter: DeadLetter) -> Option<DeadLetter> {
+    /// letters of the group, as far as they had to make room.
+    pub fn push(&mut self, letter: DeadLetter) -> Vec<DeadLetter> {
         if self.limit == 0 {
             self.dropped += 1;
-            return Some(letter);
+            return vec![letter];
         }
         let shelf = self.groups.entry(letter.group.clone()).or_default();
         shelf.remove(letter.envelope.id);
-        shelf.last += 1;
-        shelf.by_id.insert(letter.envelope.id, shelf.last);
-        shelf.letters.insert(shelf.last, letter);
-        if shelf.letters.len() <= self.limit {
-            return None;
+        shelf.add(letter);
+        let mut dropped = Vec::new();
+        while shelf.letters.len() > self.limit
+            || shelf.bytes > MOST_BYTES && shelf.letters.len() > 1
+        {
+            dropped.extend(shelf.remove_oldest());
         }
-        let (_, oldest) = shelf.letters.pop_first()?;
-        shelf.by_id.remove(&oldest.envelope.id);
-        self.dropped += 1;
-        Some(oldest)
+        self.dropped += dropped.len() as u64;
+        dropped
     }
 
     /// The letters of a group, oldest first.
@@ -111,9 +115,23 @@ impl DeadLetters {
 }
 
 impl Shelf {
+    fn add(&mut self, letter: DeadLetter) {
+        self.last += 1;
+        self.bytes += bytes(&letter.envelope);
+        self.by_id.insert(letter.envelope.id, self.last);
+        self.letters.insert(self.last, letter);
+    }
+
     fn remove(&mut self, id: MessageId) -> Option<DeadLetter> {
         let place = self.by_id.remove(&id)?;
-        self.letters.remove(&place)
+        let letter = self.letters.remove(&place)?;
+        self.bytes -= bytes(&letter.envelope);
+        Some(letter)
+    }
+
+    fn remove_oldest(&mut self) -> Option<DeadLetter> {
+        let (_, oldest) = self.letters.first_key_value()?;
+        self.remove(oldest.envelope.id)
     }
 }
 

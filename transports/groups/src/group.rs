@@ -11,6 +11,10 @@ use crate::effect::{Effect, Tag};
 use crate::members::{MemberKey, Members};
 use crate::queue::{Event, Queue};
 
+/// While a group owes more bytes than this, nobody gets room in it: its capacity alone would bound
+/// large events only to capacity times their size.
+pub(crate) const MOST_BYTES: usize = 64 << 20;
+
 /// The number of one group in its engine, never used again: a group that vanished and came back
 /// is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,7 +85,7 @@ impl<M: MemberKey> Group<M> {
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.len() + self.reserved < self.capacity
+        self.len() + self.reserved < self.capacity && self.queue.bytes() <= MOST_BYTES
     }
 
     /// Whether there is news for publishers that were turned away. Asking takes it as told.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
-use busway_transport::Envelope;
+use busway_transport::{Envelope, Payload};
 
 use crate::lanes::Lanes;
 
@@ -42,6 +42,8 @@ pub(crate) struct Queue<M> {
     /// Waits for its retry. The order makes the key unique and ties fair.
     later: BTreeMap<(Instant, u64), Event<M>>,
     next_order: u64,
+    /// How many bytes the payloads have of all events that were added and have not ended.
+    bytes: usize,
     /// Whether the group has keys.
     has_keys: bool,
     /// The orders of events whose key is not known, wherever they are. Empty without keys.
@@ -59,6 +61,7 @@ impl<M> Queue<M> {
             again: BTreeMap::new(),
             later: BTreeMap::new(),
             next_order: 0,
+            bytes: 0,
             has_keys: false,
             unkeyed: BTreeSet::new(),
             keyed: BTreeMap::new(),
@@ -81,6 +84,11 @@ impl<M> Queue<M> {
         unordered + self.keyed.len() + self.lanes.len()
     }
 
+    /// How many bytes the group keeps, including those of events that a member has.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether one could be handed out now.
     pub(crate) fn is_ready(&self) -> bool {
         self.lanes.is_ready() || !self.again.is_empty() || !self.first.is_empty()
@@ -90,6 +98,7 @@ impl<M> Queue<M> {
     pub(crate) fn push(&mut self, envelope: Envelope) {
         let order = self.next_order;
         self.next_order += 1;
+        self.bytes += bytes(&envelope);
         if self.has_keys {
             self.unkeyed.insert(order);
         }
@@ -126,6 +135,7 @@ impl<M> Queue<M> {
 
     /// An event is done with, or dead.
     pub(crate) fn ended(&mut self, event: &Event<M>) {
+        self.bytes -= bytes(&event.envelope);
         match event.key {
             Some(key) => self.lanes.done(key),
             None => {
@@ -168,5 +178,14 @@ impl<M> Queue<M> {
     /// When the next retry is due.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         self.later.first_key_value().map(|((at, _), _)| *at)
+    }
+}
+
+/// What a payload keeps in memory besides its envelope. One that stays in the process is shared with
+/// whoever published it, and its size not known.
+pub(crate) fn bytes(envelope: &Envelope) -> usize {
+    match &envelope.payload {
+        Payload::Encoded { bytes, .. } => bytes.len(),
+        _ => 0,
     }
 }

@@ -199,7 +199,7 @@ impl Mesh {
     /// Keeps a dead letter in this process.
     pub(crate) fn keep_letter(&self, state: &mut State, letter: DeadLetter) {
         self.notices.push(Notice::DeadLettered(letter.group.clone()));
-        if let Some(oldest) = state.dead.push(letter) {
+        for oldest in state.dead.push(letter) {
             let (group, id, dropped) = (oldest.group, oldest.envelope.id, state.dead.dropped());
             self.notices.push(Notice::DeadLetterDropped { group, id, dropped });
         }

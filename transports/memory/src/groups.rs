@@ -46,7 +46,7 @@ impl State {
         if let Some(bus) = self.buses.get_mut(&keeper) {
             let notice = Notice::DeadLettered(letter.group.clone());
             self.notices.push((bus.host.clone(), notice));
-            if let Some(oldest) = bus.dead_letters.push(letter) {
+            for oldest in bus.dead_letters.push(letter) {
                 let (group, id) = (oldest.group, oldest.envelope.id);
                 let dropped = bus.dead_letters.dropped();
                 let notice = Notice::DeadLetterDropped { group, id, dropped };

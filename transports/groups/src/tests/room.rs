@@ -1,8 +1,9 @@
 //! Room: when publishers have to wait, reservations, and the end.
 
-use busway_transport::{Outcome, Retry};
+use busway_transport::{ContentType, Outcome, Payload, Retry, Topic};
 
-use super::{MS, Rig, failed, key, refused, rig, spec};
+use super::{MS, Rig, event, failed, key, refused, rig, spec};
+use crate::group::MOST_BYTES;
 
 #[test]
 fn capacity_bounds_all_that_a_group_owes() {
@@ -27,6 +28,26 @@ fn capacity_bounds_all_that_a_group_owes() {
     rig.expect("room 3>1");
     rig.settle(3, 1, Outcome::Done);
     rig.expect(""); // nobody was turned away since
+}
+
+#[test]
+fn large_events_are_bounded_by_their_bytes() {
+    let mut rig = rig(1, 1);
+    for number in 1..=2 {
+        let mut large = event(number, &Topic::new("t").unwrap());
+        large.payload = Payload::encoded(ContentType::JSON, vec![b' '; MOST_BYTES / 2 + 1]);
+        let reservation = rig.reserve().unwrap();
+        rig.engine.commit(reservation, large, rig.now);
+    }
+    assert!(rig.reserve().is_err());
+    rig.expect("1>1");
+    rig.settle(1, 1, failed()); // still owed
+    rig.expect("2>1");
+    assert!(rig.reserve().is_err());
+    rig.settle(2, 1, refused());
+    rig.expect("2.1!version>1 room");
+    rig.publish([3]);
+    rig.expect("3>1");
 }
 
 #[test]
