@@ -425,18 +425,28 @@ impl<E: Event> Waiting<'_, E> {
 /// A failed confirmation: after the commit every error is `Unconfirmed`, unless the other side
 /// said that it did not take the event and nobody here did either.
 pub(crate) fn confirm_error(topic: &str, receipt: &Receipt, error: TransportError) -> PublishError {
+    unconfirmed(topic, receipt.id(), receipt.here, error)
+}
+
+/// As [`confirm_error`], for an event that reached so many here.
+pub(crate) fn unconfirmed(
+    topic: &str,
+    id: Option<MessageId>,
+    here: usize,
+    error: TransportError,
+) -> PublishError {
     let topic = topic.to_owned();
-    match (error, receipt.id()) {
-        (error @ TransportError::Rejected { .. }, _) if receipt.here == 0 => {
+    match (error, id) {
+        (error @ TransportError::Rejected { .. }, _) if here == 0 => {
             PublishError::Transport { topic, error }
         }
         (TransportError::GroupFull { id, .. }, _) => PublishError::GroupFull { topic, id },
         (TransportError::Unconfirmed { id, reached, reason }, _) => {
-            PublishError::Unconfirmed { topic, id, reached: receipt.here + reached, reason }
+            PublishError::Unconfirmed { topic, id, reached: here + reached, reason }
         }
         (error, Some(id)) => {
-            let (reached, reason) = (receipt.here, error.to_string());
-            PublishError::Unconfirmed { topic, id, reached, reason }
+            let reason = error.to_string();
+            PublishError::Unconfirmed { topic, id, reached: here, reason }
         }
         (error, None) => PublishError::Transport { topic, error },
     }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 
-use busway_transport::{Common, ContentType, Express, MessageId, Name, Plain};
+use busway_transport::{Common, Confirms, ContentType, Express, MessageId, Name, Plain};
 
 use crate::bus::Core;
 use crate::by_type::ByType;
@@ -25,6 +25,8 @@ pub(crate) struct Outlet {
     pub(crate) node: Arc<TopicNode>,
     pub(crate) origin: Arc<Origin>,
     pub(crate) line: Line,
+    /// Who hears what becomes of events that go by the express.
+    confirms: Option<Arc<dyn Confirms>>,
     /// Made when it is first needed.
     express: OnceLock<Option<Arc<dyn Express>>>,
     /// The transport's count of changes when the express was open; 0 for never.
@@ -50,17 +52,21 @@ const KEPT: usize = 64 << 10;
 impl Outlet {
     pub(crate) fn on(bus: &Core, node: Arc<TopicNode>, endpoint: &Name, version: u32) -> Arc<Self> {
         let (topic, source) = (node.topic.clone(), bus.source(endpoint));
-        Self::of(node, Arc::new(Origin { topic, version, source }))
+        Self::of(node, Arc::new(Origin { topic, version, source }), None)
     }
 
-    fn of(node: Arc<TopicNode>, origin: Arc<Origin>) -> Arc<Self> {
+    fn of(
+        node: Arc<TopicNode>,
+        origin: Arc<Origin>,
+        confirms: Option<Arc<dyn Confirms>>,
+    ) -> Arc<Self> {
         let (line, express, open_at) = (Line::default(), OnceLock::new(), AtomicU64::new(0));
-        Arc::new(Self { node, origin, line, express, open_at })
+        Arc::new(Self { node, origin, line, confirms, express, open_at })
     }
 
     /// For another publisher of the same endpoint.
-    pub(crate) fn another(&self) -> Arc<Self> {
-        Self::of(self.node.clone(), self.origin.clone())
+    pub(crate) fn another(&self, confirms: Arc<dyn Confirms>) -> Arc<Self> {
+        Self::of(self.node.clone(), self.origin.clone(), Some(confirms))
     }
 
     /// Publishes an event that is for nobody but the readers of the topic's ring, if there is room:
@@ -236,7 +242,10 @@ impl Outlet {
             let Origin { topic, version, source } = &*self.origin;
             let content_type = bus.codec_of::<E>().content_type();
             let common = Common::new(topic.clone(), *version, source.clone(), content_type);
-            bus.transport.express(common)
+            bus.transport.express(match &self.confirms {
+                Some(confirms) => common.with_confirms(confirms.clone()),
+                None => common,
+            })
         };
         let express = self.express.get_or_init(make).as_deref()?;
         // Looked at before it is asked: what changes meanwhile is asked for again.

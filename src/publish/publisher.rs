@@ -1,5 +1,6 @@
 //! A handle for hot loops.
 
+use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -11,14 +12,16 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 
-use busway_transport::{BoxFuture, ContentType, Notice, Topic, TransportError};
+use busway_transport::{
+    BoxFuture, Confirms, ContentType, MessageId, Notice, Topic, TransportError,
+};
 
 use crate::bus::Core;
 use crate::endpoint::Endpoint;
 use crate::error::{FlushError, PublishError, TryPublishError};
 use crate::event::Event;
 use crate::notice::Board;
-use crate::publish::future::confirm_error;
+use crate::publish::future::{confirm_error, unconfirmed};
 use crate::publish::job::{Confirmation, Sent};
 use crate::publish::outlet::{Outlet, Outside};
 use crate::publish::{self, Publish, Receipt};
@@ -67,15 +70,17 @@ pub struct Accepted {
 
 impl<E: Event> Publisher<E> {
     pub(crate) fn new(endpoint: Endpoint) -> Self {
-        let outlet = endpoint.outlet::<E, _>(|outlet| outlet.another());
-        let pipeline = Pipeline {
-            topic: outlet.node.topic.clone(),
-            board: endpoint.bus.board.clone(),
-            open: watch::Sender::new(0),
-            failed: Mutex::default(),
-            watcher: Mutex::default(),
-        };
-        Self { endpoint, outlet, pipeline: Arc::new(pipeline), event: PhantomData }
+        let (outlet, pipeline) = endpoint.outlet::<E, _>(|outlet| {
+            let pipeline = Arc::new(Pipeline {
+                topic: outlet.node.topic.clone(),
+                board: endpoint.bus.board.clone(),
+                open: watch::Sender::new(0),
+                failed: Mutex::default(),
+                watcher: Mutex::default(),
+            });
+            (outlet.another(pipeline.clone()), pipeline)
+        });
+        Self { endpoint, outlet, pipeline, event: PhantomData }
     }
 
     /// Publishes, waiting for room but not for confirmations.
@@ -201,8 +206,8 @@ impl<E: Event> Publishing<'_, E> {
     }
 }
 
-impl<E: Event> std::fmt::Debug for Publishing<'_, E> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<E: Event> fmt::Debug for Publishing<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publishing").field("topic", &E::SCHEMA.topic).finish_non_exhaustive()
     }
 }
@@ -217,7 +222,7 @@ impl Pipeline {
         pending: Option<Confirmation>,
     ) {
         let Some(pending) = pending else { return };
-        self.open.send_modify(|open| *open += 1);
+        self.taken();
         let topic = node.topic.to_string();
         let one = One { pipeline: self.clone(), topic, receipt, pending, ended: false };
         let mut watcher = self.watcher.locked();
@@ -233,6 +238,40 @@ impl Pipeline {
             drop(watcher);
             bus.spawn_anywhere(watch(self.clone(), one, queue));
         }
+    }
+}
+
+impl Pipeline {
+    fn one_less(&self) {
+        self.open.send_if_modified(|open| {
+            *open -= 1;
+            // Nobody waits for anything else.
+            *open == 0
+        });
+    }
+}
+
+/// By the express, where nothing is kept for an event but its place among what is open.
+impl Confirms for Pipeline {
+    fn taken(&self) {
+        self.open.send_if_modified(|open| {
+            *open += 1;
+            false
+        });
+    }
+
+    fn ended(&self, id: MessageId, outcome: Result<busway_transport::Receipt, TransportError>) {
+        if let Err(error) = outcome {
+            let error = unconfirmed(self.topic.as_str(), Some(id), 0, error);
+            self.failed.locked().add(error);
+        }
+        self.one_less();
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline").field("topic", &self.topic).finish_non_exhaustive()
     }
 }
 
@@ -294,7 +333,7 @@ impl Drop for One {
             let error = confirm_error(&self.topic, &self.receipt, TransportError::Closed);
             self.pipeline.failed.locked().add(error);
         }
-        self.pipeline.open.send_modify(|open| *open -= 1);
+        self.pipeline.one_less();
     }
 }
 
@@ -318,8 +357,8 @@ impl<E> Clone for Publisher<E> {
     }
 }
 
-impl<E: Event> std::fmt::Debug for Publisher<E> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<E: Event> fmt::Debug for Publisher<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publisher")
             .field("endpoint", &self.endpoint.name)
             .field("topic", &self.outlet.node.topic)

@@ -82,9 +82,12 @@ pub(crate) fn timed_out(what: &str, after: Duration) -> TransportError {
 pub(crate) fn short(text: impl Into<String>) -> Result<ShortString, TransportError> {
     let text = text.into();
     let length = text.len();
-    let start: String = text.chars().take(60).collect();
-    ShortString::try_new(text).map_err(|_| TransportError::Rejected {
-        what: format!("the name {start:?}…"),
-        reason: format!("it has {length} bytes, AMQP takes 255"),
-    })
+    if length > 255 {
+        let start: String = text.chars().take(60).collect();
+        return Err(TransportError::Rejected {
+            what: format!("the name {start:?}…"),
+            reason: format!("it has {length} bytes, AMQP takes 255"),
+        });
+    }
+    Ok(ShortString::from(text))
 }

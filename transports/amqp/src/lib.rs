@@ -6,10 +6,10 @@
 //!
 //! Reading order, for those who want to follow an event through it: `address` and `connector`
 //! (from a URL to two connections), `dial`, `connection` and `status` (how a connection comes back),
-//! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`
-//! (confirms, order, what happens to the unconfirmed), `plain` (subscriptions), `served` with
-//! `acks`, `group` and `respond` (deliveries that are answered), `keyed` and `line` (groups that are
-//! ordered by key), `forward`, `dead` and `remove` (retries, dead letters, and the end of a group),
+//! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`,
+//! `express`, `outbox`, `confirms`, `flight` and `sender` (confirms, order, what happens to the
+//! unconfirmed), `plain` (subscriptions), `served` with `acks`, `group` and `respond`
+//! (deliveries that are answered), `keyed` and `line` (groups that are ordered by key), `forward`, `dead` and `remove` (retries, dead letters, and the end of a group),
 //! `request` (the asking side), `presence` and `peers` (who is there), `transport` (the contract's
 //! verbs), `rebind` (an exchange that went), `shared` and `tasks` (what holds it together), `error`.
 //!
@@ -22,15 +22,19 @@
 
 mod acks;
 mod address;
+mod confirms;
 mod connection;
 mod connector;
 mod dead;
 mod dial;
 mod error;
+mod express;
+mod flight;
 mod forward;
 mod group;
 mod keyed;
 mod line;
+mod outbox;
 mod peers;
 mod plain;
 mod presence;
@@ -40,6 +44,7 @@ mod rebind;
 mod remove;
 mod request;
 mod respond;
+mod sender;
 mod served;
 mod shared;
 mod status;

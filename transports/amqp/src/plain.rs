@@ -1,15 +1,20 @@
 //! Plain interests: an exclusive queue each, on a channel of its own, so that one stuck
 //! subscriber stalls nothing else. Its bound is the queue's length and the prefetch; what the
 //! queue drops is seen by the bus as a hole in the sequence.
+//!
+//! Events go to the bus before their acks are written: those wait for each other a little while,
+//! as long as they hold up nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use busway_transport::{
-    Arrival, Deliveries, Gap, GapReason, Name, Notice, PlainInterest, SubscriptionId,
+    Arrival, Deliveries, Gap, GapReason, Name, Notice, PlainInterest, SinkHandle, SubscriptionId,
     TransportError,
 };
 use dashmap::DashMap;
+use futures::future::{Fuse, FusedFuture};
 use futures::{FutureExt, StreamExt, stream};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
@@ -17,6 +22,7 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::acks::LINGER;
 use crate::connection::backoff;
 use crate::error::{self, OPERATION, timed_out, within};
 use crate::presence::Registration;
@@ -47,7 +53,7 @@ pub(crate) async fn subscribe(
     shared.ensure_open()?;
     let id = interest.id;
     let prefetch = interest.capacity.clamp(1, PREFETCH);
-    let (out, mut arrivals) = mpsc::channel(prefetch.min(ACK_EVERY));
+    let (out, deliveries) = way_in(prefetch.min(ACK_EVERY), interest.sink.clone());
     let (updates_to, updates) = mpsc::channel(1);
     let (ready, is_ready) = oneshot::channel();
     open.insert(id, updates_to);
@@ -71,7 +77,7 @@ pub(crate) async fn subscribe(
         Err(_) => return Err(timed_out("subscribing", OPERATION)),
     }
     shared.told().await?;
-    Ok(Box::pin(stream::poll_fn(move |context| arrivals.poll_recv(context))))
+    Ok(deliveries)
 }
 
 pub(crate) async fn update(
@@ -108,7 +114,7 @@ struct Plain {
     /// Among the open consumers; and with the peers, from when its queue was bound for the first
     /// time: they count on it. Goes when it leaves.
     place: Option<(Counted, Option<Registration>)>,
-    out: mpsc::Sender<Arrival>,
+    out: WayIn,
     updates: mpsc::Receiver<Update>,
     /// Updates to answer once the next binding stands.
     owed: Vec<oneshot::Sender<Result<(), TransportError>>>,
@@ -134,7 +140,7 @@ impl Plain {
             let phase = self.shared.phase.clone();
             let connection = tokio::select! {
                 () = phase.reached(Phase::Leaving) => return,
-                () = self.out.closed() => return,
+                () = self.out.queue.closed() => return,
                 Some(update) = self.updates.recv() => {
                     self.endpoints = update.endpoints;
                     self.owed.push(update.done);
@@ -169,7 +175,10 @@ impl Plain {
                     let gap = Arrival::Gap(Gap::new(None, GapReason::Disconnected));
                     tokio::select! {
                         () = phase.reached(Phase::Leaving) => return,
-                        sent = self.out.send(gap) => if sent.is_err() { return },
+                        sent = self.out.queue.send(gap) => match sent {
+                            Ok(()) => self.out.queued += 1,
+                            Err(_) => return,
+                        },
                     }
                 }
                 Err(error) if error::is_final(&error) && self.ready.is_some() => {
@@ -228,10 +237,15 @@ impl Plain {
         let phase = self.shared.phase.clone();
         let mut rebind = self.shared.rebind.watch();
         let mut unacked = Unacked { count: 0, last: 0 };
+        // A part of the prefetch, so that the broker goes on delivering meanwhile.
+        let batch = (usize::from(self.prefetch) / 4).clamp(1, ACK_EVERY);
+        let acking = Fuse::terminated();
+        let linger = tokio::time::sleep(LINGER);
+        tokio::pin!(acking, linger);
+        let mut lingers = false;
         let mut pending: Option<(u64, Arrival)> = None;
         loop {
-            // Never wait while holding acks back.
-            if pending.is_none() && unacked.count < ACK_EVERY {
+            if pending.is_none() && unacked.count < batch {
                 match consumer.next().now_or_never() {
                     Some(Some(Ok(delivery))) => {
                         pending = self.arrived(delivery, &mut unacked);
@@ -244,24 +258,33 @@ impl Plain {
                 }
             }
             if let Some((tag, arrival)) = pending.take() {
-                match self.out.try_send(arrival) {
-                    Ok(()) => {
+                match self.out.give(arrival) {
+                    Given::Taken => {
                         unacked.add(tag);
                         continue;
                     }
-                    Err(mpsc::error::TrySendError::Full(arrival)) => pending = Some((tag, arrival)),
-                    Err(mpsc::error::TrySendError::Closed(_)) => {
+                    Given::Full(arrival) => pending = Some((tag, arrival)),
+                    Given::Closed => {
                         self.leave(channel, &consumer).await;
                         return End::Done;
                     }
                 }
             }
-            unacked.ack(channel).await;
+            if unacked.count >= batch && acking.is_terminated() {
+                // Whoever got the events goes first.
+                tokio::task::yield_now().await;
+                acking.set(unacked.ack(channel).fuse());
+                lingers = false;
+            } else if unacked.count > 0 && !lingers {
+                linger.as_mut().reset(tokio::time::Instant::now() + LINGER);
+                lingers = true;
+            }
+            let is_full = unacked.count >= batch;
             tokio::select! {
                 () = phase.reached(Phase::Closed) => return End::Done,
                 // What was published meanwhile did not come: a new queue, and a gap.
                 Ok(()) = rebind.changed(), if self.place.is_some() => return End::Lost,
-                () = self.out.closed() => {
+                () = self.out.queue.closed() => {
                     self.leave(channel, &consumer).await;
                     return End::Done;
                 }
@@ -271,10 +294,15 @@ impl Plain {
                 Some(update) = self.updates.recv(), if self.place.is_some() => {
                     self.rebind(channel, queue, update).await;
                 }
-                () = room(&self.out), if pending.is_some() => {}
-                delivery = consumer.next(), if pending.is_none() => match delivery {
+                () = room(&self.out.queue), if pending.is_some() => {}
+                delivery = consumer.next(), if pending.is_none() && !is_full => match delivery {
                     Some(Ok(delivery)) => pending = self.arrived(delivery, &mut unacked),
                     _ => return self.ended(),
+                },
+                () = &mut acking, if !acking.is_terminated() => {}
+                () = &mut linger, if lingers && acking.is_terminated() => {
+                    acking.set(unacked.ack(channel).fuse());
+                    lingers = false;
                 }
             }
         }
@@ -341,6 +369,63 @@ async fn room(out: &mpsc::Sender<Arrival>) {
     drop(out.reserve().await);
 }
 
+/// How arrivals get to the bus: in the hands of whoever has them, while the bus's stream holds
+/// nothing and waits for more, or else by a queue.
+struct WayIn {
+    queue: mpsc::Sender<Arrival>,
+    sink: Option<SinkHandle>,
+    /// How many went by the queue.
+    queued: u64,
+    /// How many of them the bus was done with when it last waited for more.
+    done: Arc<AtomicU64>,
+}
+
+fn way_in(capacity: usize, sink: Option<SinkHandle>) -> (WayIn, Deliveries) {
+    let (queue, mut arrivals) = mpsc::channel(capacity);
+    // No such number: it does not wait yet.
+    let done = Arc::new(AtomicU64::new(u64::MAX));
+    let (mut taken, told) = (0, done.clone());
+    let stream = stream::poll_fn(move |context| {
+        let next = arrivals.poll_recv(context);
+        match next.is_ready() {
+            true => taken += 1,
+            // What was taken before is done with, or this would not be polled.
+            false => told.store(taken, Ordering::Release),
+        }
+        next
+    });
+    (WayIn { queue, sink, queued: 0, done }, Box::pin(stream))
+}
+
+enum Given {
+    Taken,
+    Full(Arrival),
+    Closed,
+}
+
+impl WayIn {
+    /// Gives one on now, or gives it back.
+    fn give(&mut self, mut arrival: Arrival) -> Given {
+        if let (Some(sink), false) = (&self.sink, self.queue.is_closed())
+            && self.done.load(Ordering::Acquire) == self.queued
+            && let Arrival::Event(envelope) = arrival
+        {
+            let mut offered = Some(envelope);
+            sink.try_take(&mut offered);
+            let Some(envelope) = offered else { return Given::Taken };
+            arrival = Arrival::Event(envelope);
+        }
+        match self.queue.try_send(arrival) {
+            Ok(()) => {
+                self.queued += 1;
+                Given::Taken
+            }
+            Err(mpsc::error::TrySendError::Full(arrival)) => Given::Full(arrival),
+            Err(mpsc::error::TrySendError::Closed(_)) => Given::Closed,
+        }
+    }
+}
+
 /// Handed out and not acked: one `multiple` ack for many is twice as fast.
 struct Unacked {
     count: usize,
@@ -353,11 +438,13 @@ impl Unacked {
         self.last = tag;
     }
 
-    async fn ack(&mut self, channel: &Channel) {
-        if self.count > 0 {
+    /// Acks them all.
+    fn ack(&mut self, channel: &Channel) -> impl Future<Output = ()> + use<> {
+        self.count = 0;
+        let (channel, last) = (channel.clone(), self.last);
+        async move {
             // An error means that the channel is gone, and the queue with it.
-            let _ = channel.basic_ack(self.last, BasicAckOptions { multiple: true }).await;
-            self.count = 0;
+            let _ = channel.basic_ack(last, BasicAckOptions { multiple: true }).await;
         }
     }
 }

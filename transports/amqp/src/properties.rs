@@ -134,28 +134,47 @@ pub(crate) fn encode(
             reason: format!("{size} bytes of headers; the limit is {MAX_HEADERS}"),
         });
     }
-    table.text(PEER, &envelope.source.peer.to_string());
-    if envelope.version != 1 {
-        table.number(VERSION, u64::from(envelope.version));
-    }
-    if let Some(sequence) = envelope.sequence {
-        table.number(SEQUENCE, sequence);
-    }
+    ours(&mut table, &envelope.source.peer.to_string(), envelope.version, envelope.sequence);
     if let Some(to) = &envelope.to {
         table.text(TO, to.as_str());
     }
     let (content_type, bytes) = payload(envelope.payload, envelope.topic.as_str())?;
     let mut properties = BasicProperties::default()
-        .with_message_id(short(envelope.id.to_string())?)
+        .with_message_id(message_id(envelope.id))
         .with_type(short(envelope.topic.as_str())?)
         .with_app_id(short(envelope.source.endpoint.as_str())?)
         .with_content_type(short(content_type.as_str())?)
         .with_delivery_mode(2);
-    if let Some(since) = envelope.time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()) {
-        table.number(TIME_MS, u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        properties = properties.with_timestamp(since.as_secs());
+    if let Some(time) = envelope.time {
+        properties = timed(properties, &mut table, time);
     }
     Ok((properties, table, bytes))
+}
+
+/// The headers that events have besides their users'.
+pub(crate) fn ours(table: &mut Table, peer: &str, version: u32, sequence: Option<u64>) {
+    table.text(PEER, peer);
+    if version != 1 {
+        table.number(VERSION, u64::from(version));
+    }
+    if let Some(sequence) = sequence {
+        table.number(SEQUENCE, sequence);
+    }
+}
+
+/// With the time, in seconds as AMQP has it and in milliseconds.
+pub(crate) fn timed(
+    properties: BasicProperties,
+    table: &mut Table,
+    time: SystemTime,
+) -> BasicProperties {
+    let Ok(since) = time.duration_since(UNIX_EPOCH) else { return properties };
+    table.number(TIME_MS, u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    properties.with_timestamp(since.as_secs())
+}
+
+pub(crate) fn message_id(id: MessageId) -> ShortString {
+    ShortString::from(id.to_string()) // 36 bytes
 }
 
 /// The properties of a message that is sent on: the same but for the headers, and without an

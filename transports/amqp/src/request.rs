@@ -1,10 +1,13 @@
 //! Requests: published mandatory to the responders' queue, answered over direct reply-to.
 //!
-//! The answers come on the channel that asked, so one task owns both. Returned requests are
-//! matched by message id: lapin hands a return to whichever confirm comes next.
+//! The answers come on the channel that asked. Who asks writes the request in its own task, while
+//! the channel is there; one task brings the channel back and gives out the answers. Returned
+//! requests are matched by message id: lapin hands a return to whichever confirm comes next.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use busway_transport::{
@@ -15,7 +18,7 @@ use dashmap::DashMap;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicConsumeOptions, ConfirmSelectOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer};
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::address::Settings;
 use crate::connection::{Link, backoff};
 use crate::error::{self, short, timed_out, within};
+use crate::flight::{Cargo, Flight};
 use crate::properties;
 use crate::respond::millis;
 use crate::tasks::{Phase, PhaseWatch, Tasks};
@@ -51,7 +55,7 @@ struct Job {
 /// Asks. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Requests {
-    waiting: Waiting,
+    desk: Arc<Desk>,
     jobs: mpsc::Sender<Job>,
     link: Link,
 }
@@ -63,12 +67,19 @@ impl Requests {
         tasks: &Tasks,
         phase: PhaseWatch,
     ) -> Self {
-        let waiting = Waiting::default();
         let (jobs, queue) = mpsc::channel(settings.window);
+        let state = Mutex::new(State {
+            channel: None,
+            flying: FuturesUnordered::new(),
+            sent: HashSet::new(),
+            lost: None,
+            waker: Waker::noop().clone(),
+        });
+        let desk = Arc::new(Desk { settings, waiting: Waiting::default(), state });
         let asker =
-            Asker { settings, link: link.clone(), phase, jobs: queue, waiting: waiting.clone() };
+            Asker { desk: desk.clone(), link: link.clone(), phase, jobs: queue, held: None };
         tasks.spawn(asker.run());
-        Self { waiting, jobs, link }
+        Self { desk, jobs, link }
     }
 
     pub(crate) async fn ask(&self, topology: &Topology, request: OutgoingRequest) -> Answer {
@@ -84,20 +95,21 @@ impl Requests {
             .with_delivery_mode(1)
             .with_headers(table.done());
         let (answer, is_answered) = oneshot::channel();
-        self.waiting.insert(id, Caller { topic: topic.to_string(), answer });
-        let _forget = Forget(&self.waiting, id);
+        let waiting = &self.desk.waiting;
+        waiting.insert(id, Caller { topic: topic.to_string(), answer });
+        let _forget = Forget(waiting, id);
         let asked = async {
             let job = Job { id, key, properties, payload, deadline };
-            self.jobs.send(job).await.map_err(|_| self.closed())?;
+            if let Some(job) = self.desk.ask(job) {
+                self.jobs.send(job).await.map_err(|_| self.closed())?;
+            }
             is_answered.await.map_err(|_| self.closed())?
         };
         tokio::time::timeout_at(deadline.into(), asked).await.unwrap_or_else(|_| {
             Err(timed_out(topic.as_str(), deadline.saturating_duration_since(start)))
         })
     }
-}
 
-impl Requests {
     /// Why nothing is asked any more: what ended the connection, or the bus.
     fn closed(&self) -> TransportError {
         self.link.is_up().err().unwrap_or(TransportError::Closed)
@@ -113,12 +125,153 @@ impl Drop for Forget<'_> {
     }
 }
 
-struct Asker {
+/// What callers and the asker's task share.
+struct Desk {
     settings: Arc<Settings>,
+    waiting: Waiting,
+    state: Mutex<State>,
+}
+
+struct State {
+    channel: Option<Arc<Channel>>,
+    flying: FuturesUnordered<Flight<MessageId>>,
+    /// What is unanswered should the channel be lost.
+    sent: HashSet<MessageId>,
+    /// Why it was.
+    lost: Option<TransportError>,
+    /// Of the asker's task.
+    waker: Waker,
+}
+
+impl Desk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a request now, or gives it back: there is no channel, or no room.
+    fn ask(&self, job: Job) -> Option<Job> {
+        let mut state = self.state();
+        let Some(channel) = state.channel.clone() else { return Some(job) };
+        if state.flying.len() >= self.settings.window {
+            return Some(job);
+        }
+        let left = job.deadline.saturating_duration_since(Instant::now());
+        // Nobody waits for it any more.
+        if left.is_zero() || !self.waiting.contains_key(&job.id) {
+            return None;
+        }
+        state.sent.insert(job.id);
+        if state.sent.len() > 4 * self.settings.window.max(self.waiting.len()) {
+            state.sent.retain(|id| self.waiting.contains_key(id));
+        }
+        let expires = ShortString::from(millis(left).max(1).to_string()); // at most 20 digits
+        let cargo = Cargo {
+            exchange: ShortString::default(),
+            key: job.key,
+            mandatory: true,
+            properties: job.properties.with_expiration(expires),
+            payload: job.payload,
+        };
+        state.flying.push(Flight::new(job.id, channel, cargo));
+        let waker = state.waker.clone();
+        let returned = self.hear(&mut state, &mut Context::from_waker(&waker));
+        let lost = state.lost.is_some();
+        drop(state);
+        if lost {
+            waker.wake();
+        }
+        self.unanswerable(returned);
+        None
+    }
+
+    /// Takes in what the broker said of requests. What came back is to be told.
+    fn hear(&self, state: &mut State, context: &mut Context<'_>) -> Vec<MessageId> {
+        let mut came_back = Vec::new();
+        while let Poll::Ready(Some((id, outcome))) = state.flying.poll_next_unpin(context) {
+            match outcome {
+                Ok(Confirmation::Ack(returned) | Confirmation::Nack(returned)) => {
+                    if let Some(returned) = returned {
+                        let id = properties::id_of(&returned.properties);
+                        state.sent.remove(&id);
+                        came_back.push(id);
+                    }
+                    // Whoever gave up meanwhile need not be remembered.
+                    if !self.waiting.contains_key(&id) {
+                        state.sent.remove(&id);
+                    }
+                }
+                Ok(Confirmation::NotRequested) => {}
+                Err(error) => {
+                    state.channel = None;
+                    state.lost = Some(match error::is_channel_error(&error) {
+                        true => error::calling(&self.settings, "a request", &error),
+                        false => lost(&error.to_string()),
+                    });
+                    break;
+                }
+            }
+        }
+        came_back
+    }
+
+    /// For the asker's task: ready when there is room, if that is wanted, or with why the channel
+    /// is lost.
+    fn poll(
+        &self,
+        context: &mut Context<'_>,
+        wants_room: bool,
+    ) -> Poll<Result<(), TransportError>> {
+        let mut state = self.state();
+        state.waker.clone_from(context.waker());
+        let returned = self.hear(&mut state, context);
+        let lost = state.lost.clone();
+        let has_room = state.flying.len() < self.settings.window;
+        drop(state);
+        self.unanswerable(returned);
+        match lost {
+            Some(error) => Poll::Ready(Err(error)),
+            None if wants_room && has_room => Poll::Ready(Ok(())),
+            None => Poll::Pending,
+        }
+    }
+
+    fn give(&self, id: MessageId, answer: Answer) {
+        // A late answer finds nobody, and harms nothing.
+        if let Some((_, caller)) = self.waiting.remove(&id) {
+            let _ = caller.answer.send(answer);
+        }
+    }
+
+    fn unanswerable(&self, returned: Vec<MessageId>) {
+        for id in returned {
+            if let Some((_, caller)) = self.waiting.remove(&id) {
+                let topic = caller.topic;
+                let _ = caller.answer.send(Err(TransportError::NoResponder { topic }));
+            }
+        }
+    }
+
+    /// What was sent may have been answered to nobody.
+    fn lost(&self, error: &TransportError) {
+        let mut state = self.state();
+        (state.channel, state.lost) = (None, None);
+        state.flying = FuturesUnordered::new();
+        let sent = std::mem::take(&mut state.sent);
+        drop(state);
+        for id in sent {
+            self.give(id, Err(error.clone()));
+        }
+    }
+}
+
+/// The task behind it.
+struct Asker {
+    desk: Arc<Desk>,
     link: Link,
     phase: PhaseWatch,
     jobs: mpsc::Receiver<Job>,
-    waiting: Waiting,
+    /// The next one, while there is no room for it.
+    held: Option<Job>,
 }
 
 impl Asker {
@@ -135,14 +288,12 @@ impl Asker {
                 Err(error) => return self.end(&error),
             };
             match self.open(&connection).await {
-                Ok((channel, mut replies)) => {
+                Ok((channel, replies)) => {
                     delays = backoff();
-                    let mut sent = HashSet::new();
-                    let lost = self.ask_on(&channel, &mut replies, &mut sent).await;
-                    // What was sent may have been answered to nobody; what was not still waits.
-                    for id in sent {
-                        self.give(id, Err(lost.clone()));
-                    }
+                    self.desk.state().channel = Some(Arc::new(channel));
+                    let lost = self.ask_on(replies).await;
+                    // What was not sent still waits.
+                    self.desk.lost(&lost);
                 }
                 Err(error) => tracing::debug!(%error, "not yet"),
             }
@@ -154,7 +305,7 @@ impl Asker {
     }
 
     async fn open(&self, connection: &Connection) -> Result<(Channel, Consumer), TransportError> {
-        let settings = &self.settings;
+        let settings = &self.desk.settings;
         let channel = within(settings, "opening a channel", connection.create_channel()).await?;
         let confirm = channel.confirm_select(ConfirmSelectOptions::default());
         within(settings, "asking for confirms", confirm).await?;
@@ -169,105 +320,47 @@ impl Asker {
         Ok((channel, replies))
     }
 
-    /// Asks until the channel is lost; `sent` is what is unanswered then.
-    async fn ask_on(
-        &mut self,
-        channel: &Channel,
-        replies: &mut Consumer,
-        sent: &mut HashSet<MessageId>,
-    ) -> TransportError {
-        let phase = self.phase.clone();
-        let mut flying = FuturesUnordered::new();
+    /// Gives out answers until the channel is lost.
+    async fn ask_on(&mut self, mut replies: Consumer) -> TransportError {
+        let closed = self.phase.reached(Phase::Closed);
+        tokio::pin!(closed);
         loop {
+            self.held = self.held.take().and_then(|job| self.desk.ask(job));
+            let wants_room = self.held.is_some();
             tokio::select! {
-                () = phase.reached(Phase::Closed) => return TransportError::Closed,
+                () = &mut closed => return TransportError::Closed,
                 reply = replies.next() => match reply {
                     Some(Ok(delivery)) => {
                         if let Some((id, reply)) = decode(delivery) {
-                            sent.remove(&id);
-                            self.give(id, Ok(reply));
+                            self.desk.state().sent.remove(&id);
+                            self.desk.give(id, Ok(reply));
                         }
                     }
                     Some(Err(error)) => return lost(&error.to_string()),
                     None => return lost("the broker ended the replies"),
                 },
-                Some((id, outcome)) = flying.next(), if !flying.is_empty() => match outcome {
-                    Ok(Confirmation::Ack(returned) | Confirmation::Nack(returned)) => {
-                        if let Some(returned) = returned {
-                            let id = properties::id_of(&returned.properties);
-                            sent.remove(&id);
-                            self.unanswerable(id);
-                        }
-                        // Whoever gave up meanwhile need not be remembered.
-                        if !self.waiting.contains_key(&id) {
-                            sent.remove(&id);
-                        }
+                room = poll_fn(|context| self.desk.poll(context, wants_room)) => {
+                    if let Err(lost) = room {
+                        return lost;
                     }
-                    Ok(Confirmation::NotRequested) => {}
-                    Err(error) if error::is_channel_error(&error) => {
-                        return error::calling(&self.settings, "a request", &error);
-                    }
-                    Err(error) => return lost(&error.to_string()),
-                },
-                Some(job) = self.jobs.recv(), if flying.len() < self.settings.window => {
-                    let left = job.deadline.saturating_duration_since(Instant::now());
-                    // Nobody waits for it any more.
-                    if left.is_zero() || !self.waiting.contains_key(&job.id) {
-                        continue;
-                    }
-                    sent.insert(job.id);
-                    if sent.len() > 4 * self.settings.window.max(self.waiting.len()) {
-                        sent.retain(|id| self.waiting.contains_key(id));
-                    }
-                    flying.push(fly(channel.clone(), job, millis(left).max(1)));
                 }
+                Some(job) = self.jobs.recv(), if !wants_room => self.held = Some(job),
             }
-        }
-    }
-
-    fn give(&self, id: MessageId, answer: Answer) {
-        // A late answer finds nobody, and harms nothing.
-        if let Some((_, caller)) = self.waiting.remove(&id) {
-            let _ = caller.answer.send(answer);
-        }
-    }
-
-    fn unanswerable(&self, id: MessageId) {
-        if let Some((_, caller)) = self.waiting.remove(&id) {
-            let topic = caller.topic;
-            let _ = caller.answer.send(Err(TransportError::NoResponder { topic }));
         }
     }
 
     fn end(&mut self, error: &TransportError) {
         self.jobs.close();
-        let ids: Vec<MessageId> = self.waiting.iter().map(|entry| *entry.key()).collect();
+        let waiting = &self.desk.waiting;
+        let ids: Vec<MessageId> = waiting.iter().map(|entry| *entry.key()).collect();
         for id in ids {
-            self.give(id, Err(error.clone()));
+            self.desk.give(id, Err(error.clone()));
         }
     }
 }
 
 fn lost(reason: &str) -> TransportError {
     TransportError::Disconnected { reason: reason.to_owned() }
-}
-
-async fn fly(
-    channel: Channel,
-    job: Job,
-    expires_ms: u64,
-) -> (MessageId, Result<Confirmation, lapin::Error>) {
-    let options = BasicPublishOptions { mandatory: true, immediate: false };
-    let expiration = ShortString::from(expires_ms.to_string()); // at most 20 digits
-    let properties = job.properties.with_expiration(expiration);
-    let sent = channel
-        .basic_publish(ShortString::default(), job.key, options, &job.payload, properties)
-        .await;
-    let outcome = match sent {
-        Ok(confirm) => confirm.await,
-        Err(error) => Err(error),
-    };
-    (job.id, outcome)
 }
 
 fn decode(delivery: Delivery) -> Option<(MessageId, Reply)> {

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use busway_transport::{Ask, Asks, FailureKind, Replier, Reply, ResponderSpec, TransportError};
+use busway_transport::{
+    Ask, Asks, FailureKind, Receipt, Replier, Reply, ResponderSpec, TransportError,
+};
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 
@@ -45,7 +48,7 @@ struct Responder {
 
 impl Work for Responder {
     type Item = Ask;
-    type Verdict = Reply;
+    type Verdict = Verdict;
 
     fn stands(&self) -> Vec<Stand> {
         vec![self.any.clone(), self.own.clone()]
@@ -60,25 +63,34 @@ impl Work for Responder {
         u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX)
     }
 
-    fn take(&self, taken: &Taken, answer: Answer<Reply>) -> Result<Ask, Reply> {
+    fn take(&self, taken: &Taken, answer: Answer<Verdict>) -> Result<Ask, Verdict> {
         if taken.redelivered {
             // Somebody had it and went away, perhaps in the middle: never run it twice.
-            return Err(Reply::Failed {
+            return Err(Verdict::Reply(Reply::Failed {
                 kind: FailureKind::Abandoned,
                 text: "the responder went away before it answered".into(),
-            });
+            }));
         }
         let topic = self.spec.topic.clone();
         let envelope = properties::decode(topic, &taken.properties, taken.payload.clone());
         let deadline = taken.arrived + timeout_of(&taken.properties);
-        let replier = Replier::new(move |reply| answer.give(reply));
+        let responder = self.clone();
+        let replier = Replier::new(move |reply| {
+            let verdict = responder.reply_now(answer.to(), reply);
+            answer.give(verdict);
+        });
         // RabbitMQ does not tell when a caller has gone.
         Ok(Ask::new(envelope, deadline, replier, Box::pin(std::future::pending())))
     }
 
-    fn settle(&self, taken: Arc<Taken>, reply: Reply) -> Settle {
+    fn settle(&self, taken: Arc<Taken>, verdict: Verdict) -> Settle {
         let responder = self.clone();
-        Settle::Later(Box::pin(async move { responder.reply(&taken, reply).await }))
+        Settle::Later(Box::pin(async move {
+            match verdict {
+                Verdict::Reply(reply) => responder.reply(&taken, reply).await,
+                Verdict::Replied(confirmed) => responder.replied(confirmed.await),
+            }
+        }))
     }
 
     /// Nobody saw it, so another responder may run it: as a new message, for a redelivered one
@@ -118,23 +130,51 @@ impl Work for Responder {
     }
 }
 
+/// How a request is answered.
+enum Verdict {
+    Reply(Reply),
+    /// The answer was written already.
+    Replied(BoxFuture<'static, Result<Receipt, TransportError>>),
+}
+
 impl Responder {
+    /// Answers in the task of whoever has the answer, if there is room.
+    fn reply_now(&self, taken: &Taken, reply: Reply) -> Verdict {
+        let Some(reply_to) = taken.properties.reply_to().clone() else {
+            return Verdict::Reply(reply);
+        };
+        match self.shared.back.try_reserve() {
+            Ok(Some(slot)) => match self.answer(taken, reply_to, reply) {
+                Ok(out) => Verdict::Replied(slot.commit(out)),
+                Err(error) => Verdict::Replied(Box::pin(std::future::ready(Err(error)))),
+            },
+            _ => Verdict::Reply(reply),
+        }
+    }
+
     /// Answers, if somebody wants to know, and is done with the request whatever comes of it.
     async fn reply(&self, taken: &Taken, reply: Reply) -> After {
-        if let Some(reply_to) = taken.properties.reply_to().clone()
-            && let Err(error) = self.answer(taken, reply_to, reply).await
-        {
+        let Some(reply_to) = taken.properties.reply_to().clone() else { return After::Ack };
+        let sent = match self.answer(taken, reply_to, reply) {
+            Ok(out) => self.shared.back.send(out).await,
+            Err(error) => Err(error),
+        };
+        self.replied(sent)
+    }
+
+    fn replied(&self, sent: Result<Receipt, TransportError>) -> After {
+        if let Err(error) = sent {
             tracing::warn!(%error, topic = %self.spec.topic, "an answer was lost");
         }
         After::Ack
     }
 
-    async fn answer(
+    fn answer(
         &self,
         taken: &Taken,
         reply_to: ShortString,
         reply: Reply,
-    ) -> Result<(), TransportError> {
+    ) -> Result<Outgoing, TransportError> {
         let (properties, payload) = encode(reply, self.spec.topic.as_str()).or_else(|error| {
             // The caller must hear something.
             let (kind, text) = (FailureKind::Abandoned, error.to_string());
@@ -149,7 +189,7 @@ impl Responder {
             .with_correlation_id(correlation)
             .with_type(short(self.spec.topic.as_str())?)
             .with_app_id(short(self.spec.endpoint.as_str())?);
-        let out = Outgoing {
+        Ok(Outgoing {
             id,
             what: self.spec.topic.to_string(),
             exchange: "".into(),
@@ -160,8 +200,7 @@ impl Responder {
             payload,
             needs: None,
             replaces: None,
-        };
-        self.shared.back.send(out).await.map(drop)
+        })
     }
 }
 
@@ -188,7 +227,7 @@ fn encode(reply: Reply, topic: &str) -> Result<(BasicProperties, Bytes), Transpo
     Ok((properties.with_headers(table.done()), bytes))
 }
 
-/// How long the caller waits, from the message's arrival here.
+/// How long the caller waits in all.
 fn timeout_of(properties: &BasicProperties) -> Duration {
     let expiration = || properties.expiration().as_ref()?.as_str().parse().ok();
     properties::number(properties, properties::TIMEOUT_MS)

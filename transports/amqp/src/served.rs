@@ -96,6 +96,11 @@ pub(crate) enum Settle {
 pub(crate) struct Answer<V>(mpsc::UnboundedSender<(Arc<Taken>, V, Counted)>, Arc<Taken>, Counted);
 
 impl<V> Answer<V> {
+    /// What it answers.
+    pub(crate) fn to(&self) -> &Taken {
+        &self.1
+    }
+
     pub(crate) fn give(self, verdict: V) {
         // Closed only with the bus; then the broker has the delivery back.
         let _ = self.0.send((self.1, verdict, self.2));
@@ -333,9 +338,8 @@ impl<W: Work> Served<W> {
                 return End::Done;
             }
             let waiting = self.acks.as_ref().map_or(0, Acks::waiting);
-            // While others are in work their acks may come along.
-            let alone = waiting == self.outstanding || self.place.is_none();
-            if waiting > 0 && (alone || self.acks.as_ref().is_some_and(Acks::is_full)) {
+            let is_full = self.acks.as_ref().is_some_and(Acks::is_full);
+            if waiting > 0 && (is_full || self.place.is_none()) {
                 self.tell();
                 lingering = false;
             } else if waiting > 0 && !lingering {

@@ -15,6 +15,7 @@ use lapin::types::ShortString;
 use tokio::sync::watch;
 
 use crate::error::{OPERATION, timed_out};
+use crate::express::AmqpExpress;
 use crate::plain::{self, Open};
 use crate::properties::{self, MAX_PAYLOAD};
 use crate::publish::{Outgoing, Slot};
@@ -181,8 +182,9 @@ impl Transport for AmqpTransport {
         if known { Interest::Yes } else { Interest::Unknown }
     }
 
-    fn express(&self, _: Common) -> Option<Arc<dyn Express>> {
-        None
+    fn express(&self, common: Common) -> Option<Arc<dyn Express>> {
+        let Shared { events, topology, .. } = &*self.shared;
+        Some(Arc::new(AmqpExpress::new(events, topology, common)?))
     }
 
     fn try_reserve(&self, route: &Route) -> Result<AmqpPermit, TransportError> {

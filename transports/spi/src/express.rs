@@ -2,11 +2,13 @@
 //! nothing else about them. What they have in common is said once, and no room is reserved
 //! beforehand: each is handed over whole, at once, or not at all.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::BytesMut;
 
-use crate::{ContentType, MessageId, Source, Topic};
+use crate::{ContentType, MessageId, Receipt, Source, Topic, TransportError};
 
 /// What all events of one [`Express`] have in common.
 #[derive(Debug, Clone)]
@@ -20,13 +22,33 @@ pub struct Common {
     pub source: Source,
     /// What their bytes are.
     pub content_type: ContentType,
+    /// Who hears of their ends. Without it a transport that knows those only later has no short
+    /// way.
+    pub confirms: Option<Arc<dyn Confirms>>,
 }
 
 impl Common {
     /// What events have in common.
     pub fn new(topic: Topic, version: u32, source: Source, content_type: ContentType) -> Self {
-        Self { topic, version, source, content_type }
+        Self { topic, version, source, content_type, confirms: None }
     }
+
+    /// With somebody who hears of their ends.
+    pub fn with_confirms(mut self, confirms: Arc<dyn Confirms>) -> Self {
+        self.confirms = Some(confirms);
+        self
+    }
+}
+
+/// Hears what becomes of events that an [`Express`] took over, where that is known only later: what
+/// a permit's [`Commit::Pending`](crate::Commit::Pending) would give. Each event that it was told
+/// to be taken over ends once.
+pub trait Confirms: fmt::Debug + Send + Sync + 'static {
+    /// An event was taken over, and its end will be told.
+    fn taken(&self);
+
+    /// An event has ended: confirmed, or not.
+    fn ended(&self, id: MessageId, outcome: Result<Receipt, TransportError>);
 }
 
 /// One event of those that go the short way.
@@ -56,8 +78,9 @@ pub trait Express: Send + Sync + 'static {
     fn is_open(&self) -> bool;
 
     /// Hands an event over to all who take it, as a permit's [`commit`](crate::Permit::commit)
-    /// would, and gives how many subscriptions and groups that are. `sequence` is called once, when
-    /// nothing can come in between any more.
+    /// would, and gives how many subscriptions and groups that are, as far as it is known by now.
+    /// `sequence` is called once, when nothing can come in between any more. What can still fail
+    /// is told to the [`Confirms`], beginning before this returns.
     ///
     /// `None` when it cannot be done at once, or not this way: then nobody got it, `sequence` was
     /// not called, and the event goes by [`reserve`](crate::Transport::reserve).
