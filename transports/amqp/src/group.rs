@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use busway_transport::{
-    Delivery, Failure, GroupDeliveries, GroupSpec, Notice, Outcome, Settlement, TransportError,
+    DeadReason, Delivery, Failure, GroupDeliveries, GroupSpec, Notice, Outcome, Settlement,
+    TransportError,
 };
 use lapin::BasicProperties;
 
+use crate::address::QueueType;
+use crate::again::Again;
 use crate::forward::{self, Died, Original, Target};
 use crate::keyed;
 use crate::presence::Registration;
@@ -27,6 +30,7 @@ pub(crate) async fn join(
     }
     let member = Member {
         stand: shared.topology.group(&spec)?,
+        again: Arc::new(Again::new(shared.settings.queue_type == QueueType::Quorum)),
         dead: shared.topology.dead(&spec.key)?,
         spec: Arc::new(spec),
         shared: shared.clone(),
@@ -42,6 +46,7 @@ struct Member {
     spec: Arc<GroupSpec>,
     stand: Stand,
     dead: Stand,
+    again: Arc<Again>,
 }
 
 impl Work for Member {
@@ -61,6 +66,10 @@ impl Work for Member {
     }
 
     fn take(&self, taken: &Taken, answer: Answer<Outcome>) -> Result<Delivery, Outcome> {
+        if self.again.arrived(&taken.properties, taken.redelivered) {
+            let text = "its member died, or lost its connection, during the attempt";
+            return Err(Outcome::Failed(Failure::new(DeadReason::Lost, text)));
+        }
         let (key, bytes) = (taken.routing_key.as_str(), taken.payload.clone());
         let envelope = properties::decode_event(key, &taken.properties, bytes.clone())
             // Put here by hand: the queue says what it is.
@@ -73,26 +82,50 @@ impl Work for Member {
 
     fn settle(&self, taken: Arc<Taken>, outcome: Outcome) -> Settle {
         let (again, failure) = match outcome {
-            Outcome::Done => return Settle::Now(After::Ack),
+            Outcome::Done => {
+                self.again.settled(&taken.properties);
+                return Settle::Now(After::Ack);
+            }
             Outcome::Failed(failure) => (self.spec.retry.after(attempt_of(&taken)), failure),
             Outcome::Refused(failure) => (None, failure),
-            _ => return Settle::Now(After::HandBack),
+            _ => return self.hand_back(taken),
         };
         let member = self.clone();
         Settle::Later(Box::pin(async move {
-            match again {
+            let after = match again {
                 Some(delay) => member.retry(&taken, delay).await,
                 None => member.bury(&taken, failure).await,
+            };
+            if after == After::Ack {
+                member.again.settled(&taken.properties);
             }
+            after
         }))
     }
 
-    fn give_back(&self, _: Arc<Taken>) -> Settle {
-        Settle::Now(After::HandBack)
+    fn give_back(&self, taken: Arc<Taken>) -> Settle {
+        self.hand_back(taken)
     }
 }
 
 impl Member {
+    /// Handing back is no attempt. On a classic queue only a new message does not look like one.
+    fn hand_back(&self, taken: Arc<Taken>) -> Settle {
+        if self.again.counts() {
+            return Settle::Now(After::HandBack);
+        }
+        let member = self.clone();
+        Settle::Later(Box::pin(async move {
+            let (table, back) = (Table::of(&taken.properties), &member.shared.back);
+            let target = Target::queue(&member.stand);
+            let after = member.replaced(member.original(&taken).send(back, table, &target).await);
+            if after == After::Ack {
+                member.again.settled(&taken.properties);
+            }
+            after
+        }))
+    }
+
     /// Sends a copy through the tier of the delay; the ack comes only when the broker has it.
     async fn retry(&self, taken: &Taken, delay: Duration) -> After {
         let first_ms = forward::first_ms(&taken.properties, taken.arrived());

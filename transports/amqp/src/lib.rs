@@ -8,9 +8,9 @@
 //! (from a URL to two connections), `dial`, `connection` and `status` (how a connection comes back),
 //! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`,
 //! `express`, `outbox`, `confirms`, `flight` and `sender` (confirms, order, what happens to the
-//! unconfirmed), `plain` (subscriptions), `served` with `acks`, `group` and `respond`
+//! unconfirmed), `plain` and `way_in` (subscriptions), `served` and `member` with `acks`, `group` with `again`, and `respond`
 //! (deliveries that are answered), `keyed` and `line` (groups that are ordered by key), `forward`, `dead` and `remove` (retries, dead letters, and the end of a group),
-//! `request` (the asking side), `presence` and `peers` (who is there), `transport` (the contract's
+//! `request` (the asking side), `presence`, `peers` and `clock` (who is there), `transport` (the contract's
 //! verbs), `rebind` (an exchange that went), `shared` and `tasks` (what holds it together), `error`.
 //!
 //! Three rules run through all of it. lapin's recovery is off: each part keeps its own list of
@@ -22,6 +22,8 @@
 
 mod acks;
 mod address;
+mod again;
+mod clock;
 mod confirms;
 mod connection;
 mod connector;
@@ -34,6 +36,7 @@ mod forward;
 mod group;
 mod keyed;
 mod line;
+mod member;
 mod outbox;
 mod peers;
 mod plain;
@@ -51,6 +54,7 @@ mod status;
 mod tasks;
 mod topology;
 mod transport;
+mod way_in;
 
 pub use connector::AmqpConnector;
 pub use transport::{AmqpPermit, AmqpTransport};

@@ -13,9 +13,11 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Connection, Consumer};
 use tokio::sync::oneshot;
 
+use crate::clock::Clock;
 use crate::connection::backoff;
 use crate::error::{self, within};
 use crate::presence::{Group, Hello, Kind};
+use crate::properties;
 use crate::rebind::Rebind;
 use crate::shared::Shared;
 use crate::tasks::Phase;
@@ -29,6 +31,7 @@ struct Known {
     peer: Peer,
     interests: Vec<(TopicFilter, BTreeSet<Name>)>,
     heard: Instant,
+    clock: Clock,
 }
 
 /// The table of the other buses.
@@ -87,6 +90,16 @@ impl Peers {
         })
     }
 
+    /// How long ago it was `then`, in milliseconds by a peer's clock. `None`: its clock is unknown.
+    pub(crate) fn since(&self, peer: PeerId, then_ms: u64) -> Option<Duration> {
+        let now_ms = properties::now_ms();
+        let since = match peer == self.own {
+            true => now_ms.saturating_sub(then_ms),
+            false => self.table().get(&peer)?.clock.since(then_ms, now_ms)?,
+        };
+        Some(Duration::from_millis(since))
+    }
+
     /// Takes in what a peer said. The notice goes out after the table has changed.
     fn hear(&self, hello: Hello) {
         let Ok(id) = hello.peer.parse::<PeerId>() else { return };
@@ -98,22 +111,26 @@ impl Peers {
             if hello.kind == Kind::Bye {
                 table.remove(&id).map(|known| Notice::PeerDown(known.peer))
             } else {
-                // The kind is no part of the state.
-                let hello = Hello { kind: Kind::State, ..hello };
+                let mut clock = table.get(&id).map(|known| known.clock).unwrap_or_default();
+                if let Some(at_ms) = hello.at_ms {
+                    clock.hear(at_ms, properties::now_ms());
+                }
+                // Kind and time are no part of the state.
+                let hello = Hello { kind: Kind::State, at_ms: None, ..hello };
                 match table.get_mut(&id) {
                     Some(known) if known.hello == hello => {
-                        known.heard = Instant::now();
+                        (known.heard, known.clock) = (Instant::now(), clock);
                         None
                     }
                     Some(known) => {
                         if known.hello.rebinds < hello.rebinds {
                             self.rebind.heard();
                         }
-                        *known = Known::new(id, hello);
+                        *known = Known::new(id, hello, clock);
                         Some(Notice::PeerChanged(id))
                     }
                     None => {
-                        let known = Known::new(id, hello);
+                        let known = Known::new(id, hello, clock);
                         let peer = known.peer.clone();
                         table.insert(id, known);
                         Some(Notice::PeerUp(peer))
@@ -151,7 +168,7 @@ impl Peers {
 }
 
 impl Known {
-    fn new(id: PeerId, hello: Hello) -> Self {
+    fn new(id: PeerId, hello: Hello, clock: Clock) -> Self {
         let names = |names: &BTreeSet<String>| -> BTreeSet<Name> {
             names.iter().filter_map(|name| Name::new(name).ok()).collect()
         };
@@ -162,7 +179,7 @@ impl Known {
         let interests = hello.interests.iter().filter_map(|interested| {
             Some((TopicFilter::new(&interested.filter).ok()?, names(&interested.endpoints)))
         });
-        Self { peer, interests: interests.collect(), heard: Instant::now(), hello }
+        Self { peer, interests: interests.collect(), heard: Instant::now(), clock, hello }
     }
 }
 

@@ -7,15 +7,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use busway_transport::{
-    Arrival, Deliveries, Gap, GapReason, Name, Notice, PlainInterest, SinkHandle, SubscriptionId,
+    Arrival, Deliveries, Gap, GapReason, Name, Notice, PlainInterest, SubscriptionId,
     TransportError,
 };
 use dashmap::DashMap;
 use futures::future::{Fuse, FusedFuture};
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -30,6 +29,7 @@ use crate::properties;
 use crate::shared::Shared;
 use crate::tasks::{Counted, Phase};
 use crate::topology::{self, Declare};
+use crate::way_in::{Given, WayIn, way_in};
 
 /// The most that is under way to us unacked.
 const PREFETCH: usize = 256;
@@ -175,10 +175,7 @@ impl Plain {
                     let gap = Arrival::Gap(Gap::new(None, GapReason::Disconnected));
                     tokio::select! {
                         () = phase.reached(Phase::Leaving) => return,
-                        sent = self.out.queue.send(gap) => match sent {
-                            Ok(()) => self.out.queued += 1,
-                            Err(_) => return,
-                        },
+                        sent = self.out.send(gap) => if !sent { return },
                     }
                 }
                 Err(error) if error::is_final(&error) && self.ready.is_some() => {
@@ -367,63 +364,6 @@ impl Plain {
 async fn room(out: &mpsc::Sender<Arrival>) {
     // Given back at once: this task is the only sender, so the room stays.
     drop(out.reserve().await);
-}
-
-/// How arrivals get to the bus: in the hands of whoever has them, while the bus's stream holds
-/// nothing and waits for more, or else by a queue.
-struct WayIn {
-    queue: mpsc::Sender<Arrival>,
-    sink: Option<SinkHandle>,
-    /// How many went by the queue.
-    queued: u64,
-    /// How many of them the bus was done with when it last waited for more.
-    done: Arc<AtomicU64>,
-}
-
-fn way_in(capacity: usize, sink: Option<SinkHandle>) -> (WayIn, Deliveries) {
-    let (queue, mut arrivals) = mpsc::channel(capacity);
-    // No such number: it does not wait yet.
-    let done = Arc::new(AtomicU64::new(u64::MAX));
-    let (mut taken, told) = (0, done.clone());
-    let stream = stream::poll_fn(move |context| {
-        let next = arrivals.poll_recv(context);
-        match next.is_ready() {
-            true => taken += 1,
-            // What was taken before is done with, or this would not be polled.
-            false => told.store(taken, Ordering::Release),
-        }
-        next
-    });
-    (WayIn { queue, sink, queued: 0, done }, Box::pin(stream))
-}
-
-enum Given {
-    Taken,
-    Full(Arrival),
-    Closed,
-}
-
-impl WayIn {
-    /// Gives one on now, or gives it back.
-    fn give(&mut self, mut arrival: Arrival) -> Given {
-        if let (Some(sink), false) = (&self.sink, self.queue.is_closed())
-            && self.done.load(Ordering::Acquire) == self.queued
-            && let Arrival::Event(envelope) = arrival
-        {
-            let mut offered = Some(envelope);
-            sink.try_take(&mut offered);
-            let Some(envelope) = offered else { return Given::Taken };
-            arrival = Arrival::Event(envelope);
-        }
-        match self.queue.try_send(arrival) {
-            Ok(()) => {
-                self.queued += 1;
-                Given::Taken
-            }
-            Err(mpsc::error::TrySendError::Full(arrival)) => Given::Full(arrival),
-            Err(mpsc::error::TrySendError::Closed(_)) => Given::Closed,
-        }
-    }
 }
 
 /// Handed out and not acked: one `multiple` ack for many is twice as fast.

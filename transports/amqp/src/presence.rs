@@ -21,6 +21,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::error::{OPERATION, short, timed_out};
 use crate::peers::Peers;
+use crate::properties;
 use crate::publish::{Outgoing, Publisher};
 use crate::rebind::Rebind;
 use crate::tasks::{Phase, PhaseWatch};
@@ -52,6 +53,10 @@ pub(crate) struct Hello {
     /// How often it found an exchange missing: then all bind again.
     #[serde(default)]
     pub(crate) rebinds: u64,
+    /// When it said this, by its own clock, in milliseconds: so the others know how far that is
+    /// from theirs.
+    #[serde(default)]
+    pub(crate) at_ms: Option<u64>,
 }
 
 /// Why it is told.
@@ -214,6 +219,7 @@ impl Presence {
             groups: groups.collect(),
             responders: responders.collect(),
             rebinds: self.rebind.times(),
+            at_ms: Some(properties::now_ms()),
         }
     }
 

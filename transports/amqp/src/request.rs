@@ -89,6 +89,8 @@ impl Requests {
         let key = topology.request_key(&topic, envelope.to.as_ref())?;
         let (properties, mut table, payload) = properties::encode(envelope)?;
         table.number(properties::TIMEOUT_MS, millis(deadline.saturating_duration_since(start)));
+        // From when on: what it waits anywhere is taken off.
+        table.number(properties::TIME_MS, properties::now_ms());
         let properties = properties
             .with_correlation_id(short(id.to_string())?)
             .with_reply_to(REPLY_TO.into())

@@ -73,7 +73,7 @@ impl Work for Responder {
         }
         let topic = self.spec.topic.clone();
         let envelope = properties::decode(topic, &taken.properties, taken.payload.clone());
-        let deadline = taken.arrived + timeout_of(&taken.properties);
+        let deadline = taken.arrived + self.left_of(taken);
         let responder = self.clone();
         let replier = Replier::new(move |reply| {
             let verdict = responder.reply_now(answer.to(), reply);
@@ -98,9 +98,14 @@ impl Work for Responder {
     fn give_back(&self, taken: Arc<Taken>) -> Settle {
         let responder = self.clone();
         Settle::Later(Box::pin(async move {
-            let left = timeout_of(&taken.properties).saturating_sub(taken.arrived.elapsed());
+            let left = responder.left_of(&taken).saturating_sub(taken.arrived.elapsed());
             let mut table = Table::of(&taken.properties);
             table.number(properties::TIMEOUT_MS, millis(left));
+            if let Some(asked_ms) = properties::number(&taken.properties, properties::TIME_MS) {
+                // Still by the caller's clock.
+                let over = millis(timeout_of(&taken.properties).saturating_sub(left));
+                table.number(properties::TIME_MS, asked_ms.saturating_add(over));
+            }
             let mut properties = properties::resend(&taken.properties, table).with_delivery_mode(1);
             if let Ok(expiration) = short(millis(left).to_string()) {
                 properties = properties.with_expiration(expiration);
@@ -138,6 +143,17 @@ enum Verdict {
 }
 
 impl Responder {
+    /// How long the caller still waits, from the message's arrival here: without what it took to
+    /// get here, where the caller's clock is known.
+    fn left_of(&self, taken: &Taken) -> Duration {
+        let timeout = timeout_of(&taken.properties);
+        let asked_ms = properties::number(&taken.properties, properties::TIME_MS);
+        let peer = properties::peer_of(&taken.properties);
+        let since = asked_ms.and_then(|asked_ms| self.shared.presence.others.since(peer, asked_ms));
+        let before = since.unwrap_or_default().saturating_sub(taken.arrived.elapsed());
+        timeout.saturating_sub(before)
+    }
+
     /// Answers in the task of whoever has the answer, if there is room.
     fn reply_now(&self, taken: &Taken, reply: Reply) -> Verdict {
         let Some(reply_to) = taken.properties.reply_to().clone() else {

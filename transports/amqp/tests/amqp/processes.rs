@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use busway_transport::{MessageId, Notice, Outcome, Route, Status};
+use busway_transport::{
+    DeadReason, GroupSpec, MessageId, Notice, Outcome, Retry, Route, Status, Transport,
+};
 use futures::StreamExt;
 
 use crate::bench::{blocking, connect, fresh, group, run, shared, topic, try_connect};
@@ -65,6 +67,7 @@ fn in_a_role() {
         match role.as_str() {
             "hold" => hold(&url).await,
             "publish" => publish(&url).await,
+            "die" => die(&url).await,
             "leak" => leak(&url).await,
             #[cfg(unix)]
             "until-told" => crate::sigterm::until_told(&url).await,
@@ -80,6 +83,69 @@ async fn hold(url: &str) {
     let delivery = work.next().await.unwrap();
     say(delivery.envelope.id);
     std::future::pending::<()>().await;
+}
+
+/// How often the event that kills its process is attempted.
+const ATTEMPTS: u32 = 2;
+
+fn deadly() -> GroupSpec {
+    let mut spec = group("x.deadly");
+    spec.retry = Retry::fixed(Duration::from_millis(200)).attempts(ATTEMPTS);
+    spec
+}
+
+/// Dies of the first event that it gets, unless that goes to the dead letters before.
+async fn die(url: &str) {
+    let bus = try_connect(url, Duration::from_secs(30)).await.unwrap();
+    let mut work = bus.join(deadly()).await;
+    say("there");
+    tokio::select! {
+        delivery = work.next() => {
+            say(delivery.unwrap().attempt);
+            std::process::abort();
+        }
+        () = bus.host.saw(|notice| matches!(notice, Notice::DeadLettered(_))) => say("buried"),
+    }
+    bus.close().await;
+}
+
+/// The attempts of an event whose handling kills the process each time.
+async fn attempts_of_a_deadly_event(query: &str) -> Vec<String> {
+    let (broker, name) = (shared().await, fresh());
+    let url = format!("{}?bus={name}{query}", broker.url());
+    let bus = try_connect(&url, Duration::from_secs(30)).await.unwrap();
+    let mut attempts = Vec::new();
+    let mut id = None;
+    loop {
+        let url = url.clone();
+        let mut other = blocking(move || Other::start("die", &url)).await;
+        let (there, mut other) = blocking(move || (other.hear(), other)).await;
+        assert_eq!(there.as_deref(), Some("there"));
+        if id.is_none() {
+            id = Some(bus.publish("x.deadly", "1").await);
+        }
+        let said = blocking(move || other.hear()).await.expect("it says what it dies of");
+        if said == "buried" {
+            break;
+        }
+        attempts.push(said);
+        assert!(attempts.len() < 10, "{attempts:?}");
+    }
+    let letters = bus.transport.dead_letters(&deadly().key).await.unwrap();
+    let [letter] = &letters[..] else { panic!("{letters:?}") };
+    assert_eq!((Some(letter.envelope.id), letter.attempts), (id, ATTEMPTS));
+    assert_eq!(letter.failure.reason, DeadReason::Lost);
+    bus.close().await;
+    attempts
+}
+
+#[test]
+fn an_event_that_kills_its_process_ends_with_the_dead_letters() {
+    run(async {
+        // Twice for each attempt: the first time it may have been handed back.
+        assert_eq!(attempts_of_a_deadly_event("").await, ["1", "1", "2", "2"]);
+        assert_eq!(attempts_of_a_deadly_event("&queue_type=classic").await, ["1", "2"]);
+    });
 }
 
 /// Publishes with a full window until it is killed, and says what was confirmed.

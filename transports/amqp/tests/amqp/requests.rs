@@ -96,6 +96,38 @@ fn a_deadline_ends_a_request_and_a_late_answer_harms_nothing() {
 }
 
 #[test]
+fn what_a_request_waits_at_the_broker_is_taken_off_its_time() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        // It has one place, and the first takes it.
+        let mut asks = respond(&b, "x.ask", "oracle", 1).await;
+        let limit = Duration::from_secs(30);
+        let begin = Instant::now();
+        let both = async { tokio::join!(a.ask("x.ask", None, limit), a.ask("x.ask", None, limit)) };
+        let serving = async {
+            let first = asks.next().await.unwrap();
+            // What is measured is time that passes at the broker.
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            first.replier.reply(Reply::Response(json("1")));
+            let second = asks.next().await.unwrap();
+            let left = second.deadline.duration_since(Instant::now());
+            let passed = begin.elapsed();
+            second.replier.reply(Reply::Response(json("2")));
+            (left, passed)
+        };
+        let ((one, other), (left, passed)) = tokio::join!(both, serving);
+        assert!(matches!((one, other), (Ok(Reply::Response(_)), Ok(Reply::Response(_)))));
+        assert!(passed >= Duration::from_secs(2));
+        // What the clocks are apart is known to the way of a message.
+        let slack = Duration::from_secs(1);
+        assert!(left + passed <= limit + slack && left > limit / 2, "{left:?} {passed:?}");
+        a.close().await;
+        b.close().await;
+    });
+}
+
+#[test]
 fn many_at_once_get_each_its_own_answer() {
     run(async {
         let (broker, bus) = (shared().await, fresh());
