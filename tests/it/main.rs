@@ -9,6 +9,7 @@ mod fake;
 mod groups;
 mod intake;
 mod lanes;
+mod model;
 mod overflow;
 mod publish;
 mod requests;
