@@ -48,9 +48,9 @@ impl WayIn {
             && self.done.load(Ordering::Acquire) == self.queued
             && let Arrival::Event(envelope) = arrival
         {
-            let mut offered = Some(envelope);
-            sink.try_take(&mut offered);
-            let Some(envelope) = offered else { return Given::Taken };
+            let mut offered = std::iter::once(envelope);
+            sink.take(1, &mut offered);
+            let Some(envelope) = offered.next() else { return Given::Taken };
             arrival = Arrival::Event(envelope);
         }
         match self.queue.try_send(arrival) {
@@ -87,14 +87,11 @@ mod tests {
     struct Room(Arc<Mutex<(usize, Vec<MessageId>)>>);
 
     impl Sink for Room {
-        fn try_take(&self, event: &mut Option<Envelope>) {
+        fn take(&self, most: usize, events: &mut dyn Iterator<Item = Envelope>) {
             let (room, taken) = &mut *self.0.lock().unwrap();
-            if *room > 0
-                && let Some(envelope) = event.take()
-            {
-                *room -= 1;
-                taken.push(envelope.id);
-            }
+            let fit = most.min(*room);
+            taken.extend(events.take(fit).map(|envelope| envelope.id));
+            *room -= fit;
         }
     }
 

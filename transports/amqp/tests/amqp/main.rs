@@ -18,6 +18,7 @@ mod presence;
 mod processes;
 mod proxy;
 mod publish;
+mod publisher;
 mod requests;
 #[cfg(unix)]
 mod sigterm;
