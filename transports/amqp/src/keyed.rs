@@ -1,12 +1,14 @@
 //! Groups that are ordered by key.
 //!
 //! The group's queue takes in all events; who of the members is its active consumer asks the bus
-//! for the key of each, one after the other, and sends it to the partition of that key. Each
+//! for the key of each, one after the other, and sends it to the partition of that key: to each
+//! partition one at a time, since the next must not go before one that is refused. Each
 //! partition is a queue with one active consumer as well. So all events of a key are in one hand
 //! at a time, in order; in that hand they wait in a line for each key. A failed one waits for its
 //! retry right there: the tiers would let the next one of its key pass.
 
 use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,9 +17,9 @@ use busway_groups::Lanes;
 use busway_transport::{
     Delivery, Failure, GroupDeliveries, GroupSpec, Notice, Outcome, Settlement, TransportError,
 };
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, FuturesUnordered};
+use futures::{FutureExt, StreamExt};
 use lapin::options::BasicAckOptions;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -32,6 +34,8 @@ use crate::shared::Shared;
 use crate::tasks::{Counted, Phase};
 use crate::topology::Stand;
 
+/// How many events whose keys are to be told a member has at once.
+const INTAKE: u16 = 64;
 /// How many events of one partition a member has at once, waiting ones included: behind so many of
 /// one failing key the partition's other keys wait.
 const PREFETCH: u16 = 64;
@@ -56,8 +60,7 @@ pub(crate) async fn join(
         line.shared.tasks.clone().spawn(line.run(ready));
         waiting.push(is_ready);
     };
-    // One at a time: the order in which keys are told is that of the partitions.
-    start(work.clone(), None, 1);
+    start(work.clone(), None, INTAKE);
     for (number, stand) in (0..).zip(&stands) {
         start(stand.clone(), Some(number), PREFETCH);
     }
@@ -96,6 +99,8 @@ pub(crate) async fn join(
         settled,
         lanes: Lanes::new(),
         unkeyed: VecDeque::new(),
+        telling: false,
+        moving: HashMap::new(),
         in_work: 0,
         retries: FuturesUnordered::new(),
         steps: FuturesUnordered::new(),
@@ -142,14 +147,18 @@ struct Desk {
     settled_to: mpsc::UnboundedSender<(Held, Outcome)>,
     settled: mpsc::UnboundedReceiver<(Held, Outcome)>,
     lanes: Lanes<Held>,
-    /// Whose key is to be told: one at most, see `join`, and what a lost channel left behind.
+    /// Whose key is to be told.
     unkeyed: VecDeque<Held>,
+    /// Whether one is being told: the next comes after it, so that they keep their order.
+    telling: bool,
+    /// By partition, while one is sent there: what goes after it, with its key.
+    moving: HashMap<usize, VecDeque<(Held, u64)>>,
     /// How many are handed out or being settled.
     in_work: usize,
     /// Wait for their next attempt; their key waits with them.
     retries: FuturesUnordered<BoxFuture<'static, Held>>,
-    /// Are being acked, buried or sent to their partition.
-    steps: FuturesUnordered<BoxFuture<'static, Held>>,
+    /// Are being acked, buried or sent to their partition, which is told then.
+    steps: FuturesUnordered<BoxFuture<'static, (Held, Option<usize>)>>,
 }
 
 impl Desk {
@@ -171,7 +180,12 @@ impl Desk {
                 },
                 Some((held, outcome)) = self.settled.recv() => self.settle(held, outcome),
                 Some(held) = self.retries.next(), if !self.retries.is_empty() => self.put_back(held),
-                Some(held) = self.steps.next(), if !self.steps.is_empty() => self.done(held),
+                Some((held, partition)) = self.steps.next(), if !self.steps.is_empty() => {
+                    self.done(held);
+                    if let Some(partition) = partition {
+                        self.arrived_at(partition);
+                    }
+                }
                 Ok(room) = reserve(place.as_ref()), if next => {
                     if let Some(held) = self.next() {
                         room.send(self.hand_out(held));
@@ -189,6 +203,10 @@ impl Desk {
         self.lanes = Lanes::new();
         self.unkeyed.clear();
         self.retries.clear();
+        for waiting in self.moving.values_mut() {
+            self.in_work -= waiting.len();
+            waiting.clear();
+        }
     }
 
     fn arrived(&mut self, arrived: Arrived) {
@@ -210,14 +228,15 @@ impl Desk {
     }
 
     fn has_next(&self) -> bool {
-        self.lanes.is_ready() || !self.unkeyed.is_empty()
+        self.lanes.is_ready() || (!self.telling && !self.unkeyed.is_empty())
     }
 
     /// The next to hand out, counted as in work.
     fn next(&mut self) -> Option<Held> {
         loop {
             let popped = self.lanes.pop().map(|(_, held)| held);
-            let mut held = popped.or_else(|| self.unkeyed.pop_front())?;
+            let untold = || if self.telling { None } else { self.unkeyed.pop_front() };
+            let mut held = popped.or_else(untold)?;
             held.counted =
                 held.arrived.turn.enter().map(|in_turn| (in_turn, self.group.shared.work.count()));
             if held.counted.is_some() {
@@ -231,6 +250,7 @@ impl Desk {
 
     fn hand_out(&mut self, mut held: Held) -> Delivery {
         self.in_work += 1;
+        self.telling |= held.key.is_none();
         held.attempted = SystemTime::now();
         let arrived = &held.arrived;
         let bytes = arrived.payload.clone();
@@ -247,6 +267,7 @@ impl Desk {
     }
 
     fn settle(&mut self, mut held: Held, outcome: Outcome) {
+        self.telling &= held.key.is_some();
         if !held.arrived.acker.usable() {
             // The broker has it back already.
             return self.done(held);
@@ -254,7 +275,7 @@ impl Desk {
         let group = self.group.clone();
         let step: BoxFuture<'static, Held> = match (outcome, held.key) {
             (Outcome::Done, _) => Box::pin(ack(held)),
-            (Outcome::Keyed(key), None) => Box::pin(group.to_partition(held, key)),
+            (Outcome::Keyed(key), None) => return self.move_on(held, key),
             (Outcome::Failed(failure), Some(_)) => match group.spec.retry.after(held.attempt) {
                 Some(delay) => {
                     self.in_work -= 1;
@@ -277,7 +298,7 @@ impl Desk {
                 return self.put_back(held);
             }
         };
-        self.steps.push(step);
+        self.steps.push(Box::pin(step.map(|held| (held, None))));
     }
 
     /// Its next attempt may begin.
@@ -285,6 +306,36 @@ impl Desk {
         match held.key {
             Some(key) => self.lanes.put_back(key, held),
             None => self.unkeyed.push_front(held),
+        }
+    }
+
+    /// Sends an event to the partition of its key, behind those that are on their way there.
+    fn move_on(&mut self, held: Held, key: u64) {
+        let partition = self.group.partition_of(key);
+        match self.moving.entry(partition) {
+            Entry::Occupied(mut before) => before.get_mut().push_back((held, key)),
+            Entry::Vacant(nobody) => {
+                nobody.insert(VecDeque::new());
+                self.send_to(partition, held, key);
+            }
+        }
+    }
+
+    fn send_to(&mut self, partition: usize, held: Held, key: u64) {
+        let group = self.group.clone();
+        let sent = group.to_partition(held, partition, key);
+        self.steps.push(Box::pin(async move { (sent.await, Some(partition)) }));
+    }
+
+    /// The next one may go to a partition.
+    fn arrived_at(&mut self, partition: usize) {
+        while let Some(waiting) = self.moving.get_mut(&partition) {
+            match waiting.pop_front() {
+                None => drop(self.moving.remove(&partition)),
+                // The broker has it back already.
+                Some((held, _)) if !held.arrived.acker.usable() => self.done(held),
+                Some((held, key)) => return self.send_to(partition, held, key),
+            }
         }
     }
 
@@ -298,11 +349,14 @@ impl Desk {
 }
 
 impl Group {
-    /// Sends an event to the partition of its key.
-    async fn to_partition(self: Arc<Self>, held: Held, key: u64) -> Held {
+    fn partition_of(&self, key: u64) -> usize {
         let number = key % self.partitions.len() as u64;
-        let partition = usize::try_from(number).ok().and_then(|at| self.partitions.get(at));
-        let target = Target::queue(partition.unwrap_or(&self.work));
+        usize::try_from(number).unwrap_or(0)
+    }
+
+    /// Sends an event to the partition of its key.
+    async fn to_partition(self: Arc<Self>, held: Held, partition: usize, key: u64) -> Held {
+        let target = Target::queue(self.partitions.get(partition).unwrap_or(&self.work));
         let (back, original) = (&self.shared.back, self.original(&held));
         let mut delays = backoff();
         loop {

@@ -10,7 +10,10 @@ use busway_transport::{
 };
 use futures::StreamExt;
 
-use crate::bench::{Bus, blocking, body, connect, fresh, group, run, run_alone, shared, topic};
+use crate::bench::{
+    Bus, blocking, body, connect, fresh, group, run, run_alone, shared, topic, try_connect,
+};
+use crate::proxy::{Mode, Proxy};
 
 fn failed() -> Outcome {
     Outcome::Failed(Failure::new(DeadReason::Error, "no such order"))
@@ -145,6 +148,45 @@ fn partitions_are_shared_among_members_as_they_come() {
                 }
             }
         }
+        one.close().await;
+        two.close().await;
+    });
+}
+
+/// Were each sent to its partition before the next is told, the first would be back before.
+#[test]
+fn keys_are_told_while_others_are_on_their_way_to_their_partitions() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let one = connect(broker, &bus).await;
+        let mut spec = group("x.y");
+        (spec.durable, spec.keyed) = (true, NonZeroU16::new(10));
+        let early = connect(broker, &bus).await;
+        drop(early.join(spec.clone()).await);
+        early.close().await;
+        for n in 0..10 {
+            one.publish("x.y", &n.to_string()).await;
+        }
+        let proxy = Proxy::start(broker.port()).await;
+        proxy.set(Mode::Delay(Duration::from_millis(100)));
+        let url = proxy.url(&format!("bus={bus}"));
+        let two = try_connect(&url, Duration::from_secs(30)).await.expect("connects");
+        let mut work = two.join(spec.clone()).await;
+        for n in 0..10 {
+            let delivery = next(&mut work).await;
+            assert_eq!((delivery.key, body(&delivery.envelope)), (None, n.to_string()));
+            delivery.settlement.settle(Outcome::Keyed(n));
+        }
+        let mut done = BTreeSet::new();
+        while done.len() < 10 {
+            let delivery = next(&mut work).await;
+            assert_eq!(delivery.key.map(|key| key.to_string()), Some(body(&delivery.envelope)));
+            done.insert(body(&delivery.envelope));
+            delivery.settlement.settle(Outcome::Done);
+        }
+        drop(work);
+        proxy.set(Mode::Pass);
+        one.transport.remove_group(&spec.key, true).await.expect("removed");
         one.close().await;
         two.close().await;
     });
