@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(crate) suspects: usize,
     /// What has ended, until the lock is given back.
     ended: Vec<(Job, Answer)>,
+    /// How many tell of what has ended just now.
+    tellers: usize,
     /// Room that was used and is not given back yet; see [`room_to_give`](Self::room_to_give).
     room: usize,
     limit: usize,
@@ -91,6 +93,7 @@ impl Outbox {
             returned: HashSet::new(),
             suspects: 0,
             ended: Vec::new(),
+            tellers: 0,
             room: 0,
             limit: settings.window,
             lingers: false,
@@ -161,7 +164,7 @@ impl Outbox {
     /// Gives the lock back, and tells what came of it.
     fn leave(&self, mut state: MutexGuard<'_, State>, room: usize) {
         let ended = std::mem::take(&mut state.ended);
-        let first = state.unconfirmed.keys().next().copied().unwrap_or(state.next);
+        state.tellers += usize::from(!ended.is_empty());
         drop(state);
         if room > 0 {
             self.window.add_permits(room);
@@ -172,11 +175,13 @@ impl Outbox {
         for (job, answer) in ended {
             job.end(answer, self.told.as_ref());
         }
-        self.ended.send_if_modified(|ended| {
-            let more = first > *ended;
-            *ended = first.max(*ended);
-            more
-        });
+        let mut state = self.state();
+        state.tellers -= 1;
+        // Else another one says it, who still has something to tell.
+        if state.tellers == 0 && state.ended.is_empty() {
+            let first = state.unconfirmed.keys().next().copied().unwrap_or(state.next);
+            self.ended.send_if_modified(|ended| std::mem::replace(ended, first) != first);
+        }
     }
 
     /// Waits until everything that was put before this call has ended.
