@@ -8,10 +8,12 @@
 //! (from a URL to two connections), `dial`, `connection` and `status` (how a connection comes back),
 //! `topology` (names and declarations) and `properties` (envelopes on the wire); then `publish`,
 //! `express`, `outbox`, `confirms`, `flight` and `sender` (confirms, order, what happens to the
-//! unconfirmed), `plain` and `way_in` (subscriptions), `served` and `member` with `acks`, `group` with `again`, and `respond`
-//! (deliveries that are answered), `keyed` and `line` (groups that are ordered by key), `forward`, `dead` and `remove` (retries, dead letters, and the end of a group),
-//! `request` (the asking side), `presence`, `peers` and `clock` (who is there), `transport` (the contract's
-//! verbs), `rebind` (an exchange that went), `shared` and `tasks` (what holds it together), `error`.
+//! unconfirmed), `plain` and `way_in` (subscriptions), `served` and `member` with `acks`, `group`
+//! with `again`, and `respond` (deliveries that are answered), `keyed` and `line` (groups that are
+//! ordered by key), `forward`, `dead` and `remove` (retries, dead letters, and the end of a group),
+//! `request` (the asking side), `presence`, `peers` and `clock` (who is there), `transport` (the
+//! contract's verbs), `rebind` (an exchange that went), `shared` and `tasks` (what holds it
+//! together), `error`.
 //!
 //! Three rules run through all of it. lapin's recovery is off: each part keeps its own list of
 //! declarations and replays it on every new connection. Nothing waits for the broker without a
