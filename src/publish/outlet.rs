@@ -47,7 +47,7 @@ thread_local! {
 }
 
 /// No more than this is kept for the next event.
-const KEPT: usize = 64 << 10;
+const KEPT: usize = 256 << 10;
 
 impl Outlet {
     pub(crate) fn on(bus: &Core, node: Arc<TopicNode>, endpoint: &Name, version: u32) -> Arc<Self> {

@@ -23,6 +23,10 @@ use crate::wire::{Control, Decoder, Out};
 
 /// How much the reader reads at once.
 const READ: usize = 128 << 10;
+/// How much the system is asked to take at once. What it takes unless asked is three events of
+/// 64 KiB, and both processes then wait for each other at every one.
+#[cfg(unix)]
+const TAKEN: usize = 512 << 10;
 /// More control frames than this wait only for a peer that does not read.
 const MAX_CONTROL: usize = 1 << 16;
 
@@ -169,6 +173,11 @@ impl Link {
         !lanes.writing && lanes.control.is_empty() && lanes.data.is_empty()
     }
 
+    /// Lets go of memory that nothing was put into since the last call.
+    pub(crate) fn air(&self) {
+        lock(&self.lanes).data.air();
+    }
+
     /// Whether the peer lets our control frames pile up.
     pub(crate) fn is_overrun(&self) -> bool {
         lock(&self.lanes).overrun
@@ -213,9 +222,23 @@ impl Link {
 /// Starts the two tasks of a link. They end with the link.
 pub(crate) fn run(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: Stream, decoder: Decoder) {
     let stream = link.stream.get_or_init(|| Arc::new(stream)).clone();
+    widen(&stream);
     tokio::spawn(read_task(mesh.clone(), link.clone(), stream.clone(), decoder));
     tokio::spawn(write_task(mesh.clone(), link.clone(), stream));
 }
+
+/// Lets the socket take more at once, as far as the system allows it.
+#[cfg(unix)]
+fn widen(stream: &Stream) {
+    use std::os::fd::AsFd as _;
+    let Stream::UdSocket(socket) = stream;
+    if let Err(error) = rustix::net::sockopt::set_socket_send_buffer_size(socket.as_fd(), TAKEN) {
+        tracing::debug!(%error, "a socket keeps the system's size");
+    }
+}
+
+#[cfg(not(unix))]
+fn widen(_: &Stream) {}
 
 async fn write_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
     let mut stop = link.stop.subscribe();
@@ -272,6 +295,9 @@ async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decod
                 Ok(Flow::Goodbye) => return mesh.link_said_goodbye(link),
                 Err(error) => return mesh.link_broke_protocol(link, &error.to_string()),
             }
+        }
+        if handful.gives_way() {
+            tokio::task::yield_now().await;
         }
         if decoder.buffer.capacity() - decoder.buffer.len() < READ / 4 {
             decoder.buffer.reserve(READ);

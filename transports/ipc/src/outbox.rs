@@ -29,6 +29,8 @@ pub(crate) struct Outbox {
     length: usize,
     /// Memory of pieces that were written.
     spare: Vec<BytesMut>,
+    /// Something was put in since it was last [aired](Self::air).
+    used: bool,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,7 @@ impl Outbox {
     pub(crate) fn put(&mut self, put: impl FnOnce(&mut BytesMut)) {
         let before = self.joined.len();
         put(&mut self.joined);
+        self.used = true;
         self.length += self.joined.len() - before;
         if self.joined.len() >= JOINED {
             self.cut();
@@ -90,17 +93,12 @@ impl Outbox {
     }
 
     /// Takes what is to be written next: what was joined into `joined`, which is empty and whose
-    /// memory is used for what comes; what is shared as it is. With nothing left it lets go of
-    /// what a burst has left it.
+    /// memory is used for what comes; what is shared as it is.
     pub(crate) fn take(&mut self, joined: &mut BytesMut) -> Option<Bytes> {
         let piece = match self.pieces.pop_front() {
             Some(Piece::Shared(shared)) => Some(shared),
             Some(Piece::Joined(piece)) => {
                 self.keep(std::mem::replace(joined, piece));
-                None
-            }
-            None if self.joined.is_empty() => {
-                self.spare = Vec::new();
                 None
             }
             None => {
@@ -110,6 +108,16 @@ impl Outbox {
         };
         self.length -= piece.as_ref().map_or(joined.len(), Bytes::len);
         piece
+    }
+
+    /// Lets go of what a burst has left it, when nothing was put in since the last call. (Not as soon
+    /// as it is empty: between two handfuls it is empty, and getting memory from the system anew
+    /// takes longer than sending it does.)
+    pub(crate) fn air(&mut self) {
+        if !std::mem::take(&mut self.used) && self.is_empty() {
+            self.spare = Vec::new();
+            self.joined = BytesMut::new();
+        }
     }
 
     fn keep(&mut self, memory: BytesMut) {
@@ -147,6 +155,23 @@ mod tests {
         }
         let expected = [b"hs1hs".to_vec(), large.to_vec(), b"hs2".to_vec()];
         assert_eq!(drain(&mut outbox), expected);
+    }
+
+    #[test]
+    fn memory_is_kept_while_it_is_used() {
+        let mut outbox = Outbox::default();
+        let payload = Bytes::from(vec![7; JOINED]);
+        (0..3).for_each(|_| outbox.push(&out(payload.clone())));
+        let mut joined = BytesMut::new();
+        while !outbox.is_empty() {
+            joined.clear();
+            outbox.take(&mut joined);
+        }
+        let kept = |outbox: &Outbox| outbox.spare.iter().map(BytesMut::capacity).sum::<usize>();
+        outbox.air();
+        assert!(kept(&outbox) >= 2 * JOINED, "used since the last time");
+        outbox.air();
+        assert_eq!(kept(&outbox), 0);
     }
 
     #[test]

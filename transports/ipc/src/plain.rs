@@ -304,10 +304,17 @@ pub(crate) struct Handful {
     known: Option<(u64, Arc<Inbox>)>,
     events: Vec<Unread>,
     origins: Origins,
+    /// A [`WEIGHTY`] one came since the reader last gave way.
+    weighs: bool,
 }
 
 /// How many events a handful has at most.
 const HANDFUL: usize = 64;
+
+/// Events over this size are to leave their link's buffer, and the processor's caches, before more
+/// are read: else memory is got from the system and given back for each. (Smaller ones are quicker
+/// in large handfuls.)
+const WEIGHTY: usize = 512;
 
 impl Handful {
     /// An event came in, for these interests of ours.
@@ -318,6 +325,7 @@ impl Handful {
         interests: &[u64],
         event: Unread,
     ) -> Result<(), WireError> {
+        self.weighs |= event.len() > WEIGHTY;
         let &[interest] = interests else {
             self.deliver(mesh, link)?;
             for inbox in mesh.inboxes(interests) {
@@ -331,6 +339,11 @@ impl Handful {
         }
         self.events.push(event);
         if self.events.len() < HANDFUL { Ok(()) } else { self.deliver(mesh, link) }
+    }
+
+    /// Whether the reader should let those go first who take what it brought.
+    pub(crate) fn gives_way(&mut self) -> bool {
+        std::mem::take(&mut self.weighs)
     }
 
     /// Puts it where it belongs: before anything else of this link is looked at.

@@ -81,6 +81,7 @@ pub(crate) async fn pulse(mesh: Arc<Mesh>) {
 fn beat(state: &mut State) -> Vec<(Arc<crate::link::Link>, &'static str)> {
     let mut cut = Vec::new();
     for remote in state.peers.values_mut() {
+        remote.link.air();
         match remote.beats.beat(remote.link.take_heard(), remote.outstanding.iter()) {
             _ if remote.link.is_overrun() => {
                 cut.push((remote.link.clone(), "it does not read what it is sent"));
