@@ -2,7 +2,7 @@
 
 use busway_transport::{Arrival, Interest, Notice, PeerId, Transport};
 use futures::StreamExt as _;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::process::Child;
 
 use crate::child::{DIR, peer_of, start};
@@ -10,7 +10,12 @@ use crate::support::{connect, folder, later, name, next, route, text, try_connec
 
 fn signal(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id().expect("it runs")).unwrap();
-    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    let pid = Pid::from_raw(pid).unwrap();
+    kill_process(pid, signal).unwrap();
+    if signal == Signal::STOP {
+        // On a busy machine its threads may run on for a while.
+        waitid(WaitId::Pid(pid), WaitIdOptions::STOPPED).unwrap();
+    }
 }
 
 /// Not a test of its own: repeats what it hears, and says where it missed something.
