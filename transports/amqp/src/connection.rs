@@ -24,6 +24,8 @@ use crate::tasks::{Phase, PhaseWatch, Tasks};
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// How often a connection is looked at, should its event have been missed.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long lapin has to tell everybody that a connection is lost.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long a goodbye to the broker may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -75,6 +77,15 @@ impl Link {
             State::Down => Ok(false),
             State::Final(error) => Err(error.clone()),
         }
+    }
+
+    /// Waits until a connection is lost, and a while longer: by then lapin has ended what was on it,
+    /// or has missed something that came at the same moment, and never will.
+    pub(crate) async fn long_gone(&self, connection: &Arc<Connection>) {
+        let is_up = |state: &State| matches!(state, State::Up(now) if Arc::ptr_eq(now, connection));
+        // Fails when the supervisor has ended, which was the end of the connection.
+        let _ = self.0.clone().wait_for(|state| !is_up(state)).await;
+        tokio::time::sleep(GRACE).await;
     }
 
     /// Takes a connection into care.

@@ -117,7 +117,10 @@ impl Line {
                     if let Some(ready) = ready.take() {
                         let _ = ready.send(Ok(()));
                     }
-                    if matches!(self.work(&channel, consumer, &mut rebind).await, End::Left) {
+                    if matches!(
+                        self.work(&connection, &channel, consumer, &mut rebind).await,
+                        End::Left
+                    ) {
                         return;
                     }
                 }
@@ -158,12 +161,15 @@ impl Line {
 
     async fn work(
         &mut self,
+        connection: &Arc<Connection>,
         channel: &Channel,
         mut consumer: Consumer,
         rebind: &mut watch::Receiver<()>,
     ) -> End {
         let turn = Turn::new();
-        let phase = self.shared.phase.clone();
+        let (phase, link) = (self.shared.phase.clone(), self.shared.consume.clone());
+        let gone = link.long_gone(connection);
+        tokio::pin!(gone);
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut owner = self.owner();
@@ -171,6 +177,10 @@ impl Line {
             tokio::select! {
                 () = phase.reached(Phase::Closed) => return End::Left,
                 () = left(&mut self.leaving) => break End::Left,
+                () = &mut gone => {
+                    turn.finish();
+                    return End::Again;
+                }
                 _ = look.tick() => {
                     let now = self.owner();
                     let mine = now == self.shared.peer;

@@ -110,7 +110,10 @@ impl<W: Work> Served<W> {
                     if let Some(ready) = self.ready.take() {
                         let _ = ready.send(Ok(()));
                     }
-                    if matches!(self.work_on(&channel, tags, deliveries).await, End::Done) {
+                    if matches!(
+                        self.work_on(&connection, &channel, tags, deliveries).await,
+                        End::Done
+                    ) {
                         return;
                     }
                 }
@@ -194,12 +197,13 @@ impl<W: Work> Served<W> {
 
     async fn work_on(
         &mut self,
+        connection: &Arc<Connection>,
         channel: &Channel,
         tags: Vec<ShortString>,
         deliveries: Deliveries,
     ) -> End {
         self.acks = Some(Acks::new(channel.clone(), self.work.prefetch()));
-        let end = self.pass_on(channel, tags, deliveries).await;
+        let end = self.pass_on(connection, channel, tags, deliveries).await;
         if let Some(acks) = self.acks.take() {
             self.outstanding -= acks.waiting();
         }
@@ -213,14 +217,16 @@ impl<W: Work> Served<W> {
 
     async fn pass_on(
         &mut self,
+        connection: &Arc<Connection>,
         channel: &Channel,
         tags: Vec<ShortString>,
         mut deliveries: Deliveries,
     ) -> End {
         let phase = self.shared.phase.clone();
         let mut rebind = self.shared.rebind.watch();
-        let linger = tokio::time::sleep(LINGER);
-        tokio::pin!(linger);
+        let link = self.shared.consume.clone();
+        let (linger, gone) = (tokio::time::sleep(LINGER), link.long_gone(connection));
+        tokio::pin!(linger, gone);
         let mut lingering = false;
         // Taken, but the stream still holds stale ones of an earlier channel.
         let mut pending = None;
@@ -249,6 +255,7 @@ impl<W: Work> Served<W> {
             }
             tokio::select! {
                 () = phase.reached(Phase::Closed) => return End::Done,
+                () = &mut gone => return End::Lost,
                 Ok(()) = rebind.changed(), if self.place.is_some() => {
                     let stands = self.work.stands();
                     if let Err(error) = declare(&self.shared, channel, &stands).await {

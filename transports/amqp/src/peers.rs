@@ -197,11 +197,8 @@ pub(crate) async fn listen(
             () = phase.reached(Phase::Closed) => return,
             up = shared.consume.up() => up,
         };
-        let opened = match up {
-            Ok(connection) => open(&shared, &connection).await,
-            Err(_) => return,
-        };
-        match opened {
+        let Ok(connection) = up else { return };
+        match open(&shared, &connection).await {
             Ok((_channel, mut consumer, queue)) => {
                 delays = backoff();
                 shared.presence.others.forgive();
@@ -209,7 +206,7 @@ pub(crate) async fn listen(
                 if let Some(ready) = ready.take() {
                     let _ = ready.send(greeted);
                 }
-                hear(&shared, &mut consumer).await;
+                hear(&shared, &connection, &mut consumer).await;
             }
             Err(error) if error::is_final(&error) && ready.is_some() => {
                 if let Some(ready) = ready.take() {
@@ -255,12 +252,15 @@ async fn greet(shared: &Shared, queue: ShortString) -> Result<(), TransportError
 }
 
 /// Hears until the connection is lost.
-async fn hear(shared: &Arc<Shared>, consumer: &mut Consumer) {
+async fn hear(shared: &Arc<Shared>, connection: &Arc<Connection>, consumer: &mut Consumer) {
     let phase = shared.phase.clone();
+    let gone = shared.consume.long_gone(connection);
+    tokio::pin!(gone);
     let mut look = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             () = phase.reached(Phase::Closed) => return,
+            () = &mut gone => return,
             _ = look.tick() => shared.presence.others.expire(),
             delivery = consumer.next() => {
                 let Some(Ok(delivery)) = delivery else { return };

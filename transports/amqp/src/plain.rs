@@ -168,7 +168,8 @@ impl Plain {
                     if let Some(ready) = self.ready.take() {
                         let _ = ready.send(Ok(()));
                     }
-                    if matches!(self.pump(&channel, consumer, &queue).await, End::Done) {
+                    if matches!(self.pump(&connection, &channel, consumer, &queue).await, End::Done)
+                    {
                         return;
                     }
                     // In its place: after what was received, before what comes next.
@@ -227,6 +228,7 @@ impl Plain {
 
     async fn pump(
         &mut self,
+        connection: &Arc<Connection>,
         channel: &Channel,
         mut consumer: Consumer,
         queue: &ShortString,
@@ -237,8 +239,9 @@ impl Plain {
         // A part of the prefetch, so that the broker goes on delivering meanwhile.
         let batch = (usize::from(self.prefetch) / 4).clamp(1, ACK_EVERY);
         let acking = Fuse::terminated();
-        let linger = tokio::time::sleep(LINGER);
-        tokio::pin!(acking, linger);
+        let link = self.shared.consume.clone();
+        let (linger, gone) = (tokio::time::sleep(LINGER), link.long_gone(connection));
+        tokio::pin!(acking, linger, gone);
         let mut lingers = false;
         let mut pending: Option<(u64, Arrival)> = None;
         loop {
@@ -279,6 +282,8 @@ impl Plain {
             let is_full = unacked.count >= batch;
             tokio::select! {
                 () = phase.reached(Phase::Closed) => return End::Done,
+                // Nothing more of what came before is there to be given.
+                () = &mut gone, if pending.is_none() && !is_full => return self.ended(),
                 // What was published meanwhile did not come: a new queue, and a gap.
                 Ok(()) = rebind.changed(), if self.place.is_some() => return End::Lost,
                 () = self.out.queue.closed() => {

@@ -293,7 +293,7 @@ impl Asker {
                 Ok((channel, replies)) => {
                     delays = backoff();
                     self.desk.state().channel = Some(Arc::new(channel));
-                    let lost = self.ask_on(replies).await;
+                    let lost = self.ask_on(&connection, replies).await;
                     // What was not sent still waits.
                     self.desk.lost(&lost);
                 }
@@ -323,14 +323,20 @@ impl Asker {
     }
 
     /// Gives out answers until the channel is lost.
-    async fn ask_on(&mut self, mut replies: Consumer) -> TransportError {
-        let closed = self.phase.reached(Phase::Closed);
-        tokio::pin!(closed);
+    async fn ask_on(
+        &mut self,
+        connection: &Arc<Connection>,
+        mut replies: Consumer,
+    ) -> TransportError {
+        let (phase, link) = (self.phase.clone(), self.link.clone());
+        let (closed, gone) = (phase.reached(Phase::Closed), link.long_gone(connection));
+        tokio::pin!(closed, gone);
         loop {
             self.held = self.held.take().and_then(|job| self.desk.ask(job));
             let wants_room = self.held.is_some();
             tokio::select! {
                 () = &mut closed => return TransportError::Closed,
+                () = &mut gone => return lost("the connection to the broker was lost"),
                 reply = replies.next() => match reply {
                     Some(Ok(delivery)) => {
                         if let Some((id, reply)) = decode(delivery) {

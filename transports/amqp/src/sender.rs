@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use busway_transport::TransportError;
 use futures::FutureExt;
-use lapin::Channel;
 use lapin::options::ConfirmSelectOptions;
+use lapin::{Channel, Connection};
 
 use crate::address::Settings;
 use crate::connection::{Link, backoff};
@@ -51,7 +51,7 @@ impl Sender {
             let before = self.outbox.progress();
             match self.open(&connection).await {
                 Ok(channel) => {
-                    let lost = self.send_on(&Arc::new(channel)).await;
+                    let lost = self.send_on(&connection, &Arc::new(channel)).await;
                     self.outbox.lost();
                     if matches!(lost, Lost::Closed) {
                         break TransportError::Closed;
@@ -76,7 +76,7 @@ impl Sender {
         self.outbox.close(&error);
     }
 
-    async fn open(&self, connection: &lapin::Connection) -> Result<Channel, TransportError> {
+    async fn open(&self, connection: &Connection) -> Result<Channel, TransportError> {
         let channel =
             within(&self.settings, "opening a channel", connection.create_channel()).await?;
         let confirm = channel.confirm_select(ConfirmSelectOptions::default());
@@ -87,15 +87,18 @@ impl Sender {
     }
 
     /// Sends until the channel or the bus ends. What is unconfirmed goes out first.
-    async fn send_on(&self, channel: &Arc<Channel>) -> Lost {
+    async fn send_on(&self, connection: &Arc<Connection>, channel: &Arc<Channel>) -> Lost {
         self.outbox.open(channel.clone());
         let closed = self.phase.reached(Phase::Closed);
-        tokio::pin!(closed);
+        let gone = self.link.long_gone(connection);
+        tokio::pin!(closed, gone);
         loop {
             let next = tokio::select! {
                 biased;
                 () = &mut closed => return Lost::Closed,
                 next = self.next() => next,
+                // A confirm that is still awaited will not come.
+                () = &mut gone => return Lost::Channel,
             };
             let (number, needs) = match next {
                 Next::Declare(number, needs) => (number, needs),
