@@ -200,12 +200,13 @@ impl Link {
         let mut lanes = lock(&self.lanes);
         let mut piece = None;
         joined.clear();
-        if lanes.control.is_empty() {
+        if lanes.control.is_empty() || lanes.data.is_within_a_frame() {
             piece = lanes.data.take(joined);
-        }
-        for out in lanes.control.drain(..) {
-            for part in [&out.head, &out.shared, &out.payload] {
-                joined.extend_from_slice(part);
+        } else {
+            for out in lanes.control.drain(..) {
+                for part in [&out.head, &out.shared, &out.payload] {
+                    joined.extend_from_slice(part);
+                }
             }
         }
         let any = piece.is_some() || !joined.is_empty();
@@ -310,5 +311,47 @@ async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decod
         // The socket's readiness is no part of tokio's budget: without this a busy link would
         // keep its worker for itself.
         tokio::task::coop::consume_budget().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::LARGE;
+    use crate::wire::{Frame, MAX_PAYLOAD, Work};
+    use busway_transport::{ContentType, Envelope, MessageId, Payload, Source};
+
+    #[test]
+    fn control_frames_go_before_data_and_never_into_a_frame() {
+        let source = Source { endpoint: "a".parse().unwrap(), peer: PeerId::from_u64(1) };
+        let payload = Payload::encoded(ContentType::JSON, vec![7; LARGE]);
+        let envelope = Envelope::new(MessageId::new(), "t".parse().unwrap(), source, payload);
+        let envelope = crate::wire::envelope::Encoded::new(&envelope).unwrap();
+        let work = |tag| Work { member: 1, tag, attempt: 1, key: None };
+
+        let link = Link::new(PeerId::from_u64(2), 1, Arc::default());
+        (1..=2).for_each(|tag| link.data(Out::deliver(&work(tag), &envelope)));
+        let mut decoder = Decoder::new();
+        decoder.trust(MAX_PAYLOAD);
+        let (mut joined, mut serial) = (BytesMut::new(), 0);
+        while let Some(piece) = link.take(&mut joined) {
+            decoder.buffer.extend_from_slice(if piece.is_empty() { &joined } else { &piece });
+            if serial < 3 {
+                serial += 1;
+                link.control(Out::control(&Control::Ack { serial }));
+            }
+        }
+        let mut order = String::new();
+        while let Some(frame) = decoder.next().unwrap() {
+            match frame {
+                Frame::Deliver { work, .. } => order.push_str(&format!("work {} ", work.tag)),
+                Frame::Control(control) => match *control {
+                    Control::Ack { serial } => order.push_str(&format!("ack {serial} ")),
+                    other => panic!("{other:?}"),
+                },
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(order.trim(), "work 1 ack 1 ack 2 ack 3 work 2");
     }
 }

@@ -84,6 +84,12 @@ impl Outbox {
         self.length == 0
     }
 
+    /// Whether the next piece is the payload of a frame whose beginning was taken: nothing may come
+    /// between the two.
+    pub(crate) fn is_within_a_frame(&self) -> bool {
+        matches!(self.pieces.front(), Some(Piece::Shared(_)))
+    }
+
     pub(crate) fn is_congested(&self) -> bool {
         self.length >= CONGESTED
     }
