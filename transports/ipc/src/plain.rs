@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker, ready};
 
 use busway_transport::{
@@ -301,7 +301,8 @@ impl Stream for Arrivals {
 /// What one link's reader has in its hands: events for one inbox, which go there together.
 #[derive(Default)]
 pub(crate) struct Handful {
-    known: Option<(u64, Arc<Inbox>)>,
+    /// Not held: a link may bring nothing more for long after the interest has ended.
+    known: Option<(u64, Weak<Inbox>)>,
     events: Vec<Unread>,
     origins: Origins,
     /// A [`WEIGHTY`] one came since the reader last gave way.
@@ -335,7 +336,7 @@ impl Handful {
         };
         if self.known.as_ref().is_none_or(|(known, _)| *known != interest) {
             self.deliver(mesh, link)?;
-            self.known = mesh.inboxes(&[interest]).pop().map(|inbox| (interest, inbox));
+            self.find(mesh, interest);
         }
         self.events.push(event);
         if self.events.len() < HANDFUL { Ok(()) } else { self.deliver(mesh, link) }
@@ -351,21 +352,25 @@ impl Handful {
         if self.events.is_empty() {
             return Ok(());
         }
-        if let Some((interest, inbox)) = &mut self.known
-            && inbox.has_ended()
-        {
-            // A later interest may have its number.
-            let interest = *interest;
-            self.known = mesh.inboxes(&[interest]).pop().map(|inbox| (interest, inbox));
-        }
-        match &self.known {
-            Some((_, inbox)) => inbox.push(link, self.events.drain(..), &mut self.origins),
+        let known = self.known.as_ref().map(|(interest, inbox)| (*interest, inbox.upgrade()));
+        let inbox = known.and_then(|(interest, inbox)| {
+            // A later interest may have the number of one that has ended.
+            inbox.filter(|inbox| !inbox.has_ended()).or_else(|| self.find(mesh, interest))
+        });
+        match inbox {
+            Some(inbox) => inbox.push(link, self.events.drain(..), &mut self.origins),
             // One that was withdrawn meanwhile is not there: its events go nowhere.
             None => {
                 self.events.clear();
                 Ok(())
             }
         }
+    }
+
+    fn find(&mut self, mesh: &Mesh, interest: u64) -> Option<Arc<Inbox>> {
+        let found = mesh.inboxes(&[interest]).pop();
+        self.known = found.as_ref().map(|inbox| (interest, Arc::downgrade(inbox)));
+        found
     }
 }
 
@@ -470,5 +475,56 @@ impl Mesh {
             state.wake_waiting();
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use busway_transport::{
+        ConnectOptions, ContentType, Host, MessageId, Notice, Payload, PeerId, Source, TopicFilter,
+    };
+    use bytes::BufMut as _;
+
+    use super::*;
+    use crate::wire::envelope::Encoded;
+    use crate::wire::{Decoder, Frame, MAX_PAYLOAD};
+
+    struct Deaf;
+
+    impl Host for Deaf {
+        fn notice(&self, _: Notice) {}
+    }
+
+    #[tokio::test]
+    async fn a_link_keeps_nothing_of_an_interest_that_has_ended() {
+        let options = ConnectOptions::new(PeerId::from_u64(1), Arc::new(Deaf), Duration::ZERO);
+        let mesh = Mesh::new("shop".parse().unwrap(), MAX_PAYLOAD, &options);
+        let filter: TopicFilter = "t".parse().unwrap();
+        let endpoints = BTreeSet::from(["a".parse().unwrap()]);
+        let interest = PlainInterest::new(SubscriptionId(1), filter, endpoints, 8);
+        let deliveries = mesh.subscribe(interest).await.unwrap();
+        let link = Arc::new(Link::new(PeerId::from_u64(2), 1, Arc::default()));
+        mesh.with(|state, _| state.attach(link.clone(), 7));
+
+        let source = Source { endpoint: "b".parse().unwrap(), peer: link.peer };
+        let payload = Payload::encoded(ContentType::JSON, "1");
+        let envelope = Envelope::new(MessageId::new(), "t".parse().unwrap(), source, payload);
+        let out = Out::event(&[1], &Encoded::new(&envelope).unwrap());
+        let mut decoder = Decoder::new();
+        [out.head, out.shared, out.payload].iter().for_each(|it| decoder.buffer.put_slice(it));
+        let Some(Frame::Event { interests, envelope }) = decoder.next().unwrap() else { panic!() };
+        let mut handful = Handful::default();
+        handful.add(&mesh, &link, &interests, envelope.clone()).unwrap();
+        handful.deliver(&mesh, &link).unwrap();
+
+        let inbox = Arc::downgrade(&mesh.inboxes(&interests)[0]);
+        assert_eq!(lock(&inbox.upgrade().unwrap().inner).items.len(), 1);
+        drop(deliveries);
+        assert!(inbox.upgrade().is_none());
+        // What comes behind that goes nowhere.
+        handful.add(&mesh, &link, &interests, envelope).unwrap();
+        handful.deliver(&mesh, &link).unwrap();
     }
 }
