@@ -129,10 +129,17 @@ impl Folder {
     /// Connects to a peer's pipe, and checks that it is the peer's process that answers.
     pub(crate) async fn dial(&self, peer: PeerId) -> io::Result<Stream> {
         let path = self.entry(peer);
-        if !is_held(&path)? {
-            return Err(io::Error::new(ErrorKind::ConnectionRefused, "its process has ended"));
-        }
-        let owner = fs::read_to_string(&path)?;
+        let owner = loop {
+            if !is_held(&path)? {
+                return Err(io::Error::new(ErrorKind::ConnectionRefused, "its process has ended"));
+            }
+            let owner = fs::read_to_string(&path)?;
+            if !owner.is_empty() {
+                break owner;
+            }
+            // It is just being made.
+            tokio::time::sleep(LOCK_RETRY).await;
+        };
         let stream = loop {
             // Never waiting in there: that would be a thread that cannot be called back.
             let at_once = ConnectWaitMode::Timeout(Duration::ZERO);

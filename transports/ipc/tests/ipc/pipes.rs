@@ -1,7 +1,7 @@
 //! Named pipes, and the entries that show them. (What goes over them is the other tests' matter.)
 
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 
 use busway_transport::{Notice, PeerId, Transport, TransportError};
 use tokio::io::AsyncReadExt as _;
@@ -70,6 +70,29 @@ async fn who_answers_without_an_entry_of_its_own_is_not_spoken_to() {
         let ended = server.read_to_end(&mut heard).await.map_err(|error| error.kind());
         assert!(matches!(ended, Ok(0) | Err(ErrorKind::BrokenPipe)), "{ended:?}");
         assert!(heard.is_empty());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_entry_that_is_just_being_made_is_waited_for() {
+    within(async {
+        let dir = folder();
+        let _one = connect(&dir).await;
+        let late = PeerId::from_u64(7);
+        let mut server = ServerOptions::new().create(pipe(late)).unwrap();
+        let mut options = fs::OpenOptions::new();
+        let held = std::os::windows::fs::OpenOptionsExt::share_mode(options.write(true), 1);
+        let mut held = held.create_new(true).open(entry(&dir, late)).unwrap();
+        // In this order: the first looks round until it has to wait.
+        let (two, ()) = tokio::join!(connect(&dir), async {
+            write!(held, "{}", std::process::id()).unwrap();
+            server.connect().await.unwrap();
+            assert!(server.read_u8().await.is_ok(), "no hello");
+            drop(server);
+            drop(held);
+        });
+        assert!(!two.notes.any(|notice| matches!(notice, Notice::Protocol { .. })));
     })
     .await;
 }
