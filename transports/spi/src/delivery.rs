@@ -87,6 +87,9 @@ impl PlainInterest {
 
 /// The events of one plain interest, in order. Dropping it withdraws the interest; it ends, after
 /// what was accepted, when the transport leaves.
+///
+/// The lower bound of its `size_hint` is how many can be had now without waiting: the bus takes that
+/// many together. 0, as streams say unless they know better, is always right.
 pub type Deliveries = BoxStream<'static, Arrival>;
 
 /// One step of a plain interest.
