@@ -2,9 +2,13 @@
 //! it then seems to have taken is its way and the difference of the clocks, and the least of
 //! several has almost nothing of the way. So what a request has waited at the broker is known also
 //! where the clocks are not the same.
+//!
+//! Our own clock here only ever runs forward: when somebody sets the calendar, requests must not
+//! look as if they had waited for all the time in between.
 
-/// So many signs of life make a period: a clock that was set is believed after two of them.
-const PERIOD: u32 = 30;
+/// So many signs of life make a period: a clock that was set back by less than lies between two of
+/// them is believed after two periods.
+const PERIOD: u32 = 5;
 
 /// The difference of a clock to ours, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -13,13 +17,21 @@ pub(crate) struct Clock {
     least: Option<i64>,
     before: Option<i64>,
     heard: u32,
+    /// When the last sign of life was sent, by that clock.
+    last_ms: u64,
 }
 
 impl Clock {
     /// A sign of life of then came now.
     pub(crate) fn hear(&mut self, then_ms: u64, now_ms: u64) {
+        if then_ms < self.last_ms {
+            // They come in their order: that clock was set back. (One that comes again after a
+            // lost connection is too late, and only lets requests look younger until the next.)
+            *self = Self::default();
+        }
+        self.last_ms = then_ms;
         if self.heard == PERIOD {
-            *self = Self { least: None, before: self.least, heard: 0 };
+            *self = Self { least: None, before: self.least, heard: 0, ..*self };
         }
         let took = difference(then_ms, now_ms);
         self.least = Some(self.least.map_or(took, |least| least.min(took)));
@@ -41,6 +53,8 @@ fn difference(then_ms: u64, now_ms: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     const HOUR: u64 = 3_600_000;
@@ -60,17 +74,30 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_is_believed_after_two_periods() {
+    fn a_clock_that_was_set_is_believed_at_once() {
         let mut clock = Clock::default();
-        clock.hear(HOUR, HOUR);
-        for _ in 0..2 * PERIOD {
-            // Ours was set by ten seconds.
-            clock.hear(HOUR, HOUR + 10_000);
+        let mut now = 2 * HOUR;
+        clock.hear(HOUR, now);
+        for set in [-40_000, 3_600_000, -3_600_000_i64] {
+            now += 2000;
+            let then = HOUR.saturating_add_signed(set);
+            clock.hear(then, now);
+            assert_eq!(clock.since(then, now + 5), Some(5), "{set}");
         }
-        assert_eq!(clock.since(HOUR, HOUR + 10_000), Some(0));
-        // And back: at once.
-        clock.hear(HOUR, HOUR);
-        assert_eq!(clock.since(HOUR, HOUR + 5), Some(5));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_a_little_is_believed_after_two_periods() {
+        let mut clock = Clock::default();
+        let beat = |clock: &mut Clock, beats: Range<u32>, set_back: u64| {
+            for number in beats {
+                let then = HOUR + 2000 * u64::from(number);
+                clock.hear(then - set_back, then);
+            }
+        };
+        beat(&mut clock, 0..10, 0);
+        beat(&mut clock, 10..10 + 2 * PERIOD, 1500);
+        assert_eq!(clock.since(HOUR - 1500, HOUR), Some(0));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::error::{self, within};
 use crate::presence::{Group, Hello, Kind};
 use crate::properties;
 use crate::rebind::Rebind;
+use crate::respond::millis;
 use crate::shared::Shared;
 use crate::tasks::Phase;
 use crate::topology;
@@ -39,12 +40,14 @@ pub(crate) struct Peers {
     own: PeerId,
     host: Arc<dyn Host>,
     rebind: Rebind,
+    /// From when on the time is counted that the others' clocks are measured by.
+    start: Instant,
     table: Mutex<HashMap<PeerId, Known>>,
 }
 
 impl Peers {
     pub(crate) fn new(own: PeerId, host: Arc<dyn Host>, rebind: Rebind) -> Self {
-        Self { own, host, rebind, table: Mutex::default() }
+        Self { own, host, rebind, start: Instant::now(), table: Mutex::default() }
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<PeerId, Known>> {
@@ -92,12 +95,16 @@ impl Peers {
 
     /// How long ago it was `then`, in milliseconds by a peer's clock. `None`: its clock is unknown.
     pub(crate) fn since(&self, peer: PeerId, then_ms: u64) -> Option<Duration> {
-        let now_ms = properties::now_ms();
         let since = match peer == self.own {
-            true => now_ms.saturating_sub(then_ms),
-            false => self.table().get(&peer)?.clock.since(then_ms, now_ms)?,
+            true => properties::now_ms().saturating_sub(then_ms),
+            false => self.table().get(&peer)?.clock.since(then_ms, self.now_ms())?,
         };
         Some(Duration::from_millis(since))
+    }
+
+    /// What a peer's time is compared to.
+    fn now_ms(&self) -> u64 {
+        millis(self.start.elapsed())
     }
 
     /// Takes in what a peer said. The notice goes out after the table has changed.
@@ -113,7 +120,7 @@ impl Peers {
             } else {
                 let mut clock = table.get(&id).map(|known| known.clock).unwrap_or_default();
                 if let Some(at_ms) = hello.at_ms {
-                    clock.hear(at_ms, properties::now_ms());
+                    clock.hear(at_ms, self.now_ms());
                 }
                 // Kind and time are no part of the state.
                 let hello = Hello { kind: Kind::State, at_ms: None, ..hello };
