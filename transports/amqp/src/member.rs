@@ -387,11 +387,15 @@ impl<W: Work> Served<W> {
         let mut open = tags.len();
         while open > 0 {
             match tokio::time::timeout(OPERATION, deliveries.next()).await {
+                // The broker has it back already.
+                Ok(Some(Some(taken))) if !taken.acker.usable() => {}
                 Ok(Some(Some(taken))) => {
                     self.outstanding += 1;
                     let taken = Arc::new(taken);
                     let settle = self.work.give_back(taken.clone());
-                    self.carry_out(taken, settle, None);
+                    // The bus waits for it as well: one whose copy is on its way comes twice else.
+                    let counted = self.shared.work.count();
+                    self.carry_out(taken, settle, Some(counted));
                 }
                 Ok(Some(None)) => open -= 1,
                 Ok(None) | Err(_) => break,
