@@ -180,7 +180,10 @@ impl Outbox {
         // Else another one says it, who still has something to tell.
         if state.tellers == 0 && state.ended.is_empty() {
             let first = state.unconfirmed.keys().next().copied().unwrap_or(state.next);
-            self.ended.send_if_modified(|ended| std::mem::replace(ended, first) != first);
+            drop(state);
+            // Another one may have said more meanwhile.
+            self.ended
+                .send_if_modified(|ended| std::mem::replace(ended, first.max(*ended)) < first);
         }
     }
 
@@ -392,5 +395,87 @@ impl Job {
             }
             Self::Short(short) => short.form.ended(short.id, answer),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt;
+    use futures::task::{ArcWake, waker};
+
+    use super::*;
+
+    fn outbox() -> Arc<Outbox> {
+        let settings = Settings::parse(&"amqp://h?bus=b&window=4".parse().unwrap()).unwrap();
+        Arc::new(Outbox::new(Arc::new(settings), None, Rebind::default()))
+    }
+
+    fn put(outbox: &Outbox) -> oneshot::Receiver<Answer> {
+        let out = Outgoing {
+            id: MessageId::new(),
+            what: "shop.order".into(),
+            exchange: "".into(),
+            key: "".into(),
+            mandatory: false,
+            properties: Default::default(),
+            payload: Default::default(),
+            needs: None,
+            replaces: None,
+        };
+        let (done, answer) = oneshot::channel();
+        outbox.window.try_acquire().unwrap().forget();
+        outbox.put(Job::Whole(Box::new(out), done));
+        answer
+    }
+
+    /// Looks at the outbox when it is woken, and says how often it could.
+    struct Looks(Arc<Outbox>, AtomicUsize);
+
+    impl ArcWake for Looks {
+        fn wake_by_ref(this: &Arc<Self>) {
+            this.1.fetch_add(this.0.state.try_lock().is_ok().into(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_all_to_end_is_woken_under_no_lock() {
+        let outbox = outbox();
+        let _answers = [put(&outbox), put(&outbox)];
+        let looks = Arc::new(Looks(outbox.clone(), AtomicUsize::new(0)));
+        let waker = waker(looks.clone());
+        let mut context = Context::from_waker(&waker);
+        let mut all_ended = std::pin::pin!(outbox.all_ended());
+        assert!(all_ended.as_mut().poll(&mut context).is_pending());
+        outbox.fail(0, TransportError::Closed);
+        assert!(all_ended.as_mut().poll(&mut context).is_pending());
+        outbox.fail(1, TransportError::Closed);
+        assert_eq!(looks.1.load(Ordering::Relaxed), 2);
+        assert!(all_ended.as_mut().poll(&mut context).is_ready());
+    }
+
+    #[test]
+    fn room_comes_back_once_however_a_message_ends() {
+        let outbox = outbox();
+        let [mut first, mut second, mut third] = [put(&outbox), put(&outbox), put(&outbox)];
+        assert_eq!(outbox.window.available_permits(), 1);
+        outbox.fail(1, TransportError::Closed);
+        outbox.fail(1, TransportError::Closed);
+        assert!(matches!(second.try_recv(), Ok(Err(TransportError::Closed))));
+        outbox.lost();
+        assert_eq!(outbox.window.available_permits(), 2);
+        outbox.fail_all(&TransportError::Closed);
+        outbox.fail_all(&TransportError::Closed);
+        assert!(matches!(first.try_recv(), Ok(Err(TransportError::Closed))));
+        assert_eq!(outbox.window.available_permits(), 4);
+        let mut fourth = put(&outbox);
+        outbox.close(&TransportError::Closed);
+        assert!(matches!(fourth.try_recv(), Ok(Err(TransportError::Unconfirmed { .. }))));
+        assert!(matches!(third.try_recv(), Ok(Err(TransportError::Closed))));
+        let mut late = put(&outbox);
+        assert!(matches!(late.try_recv(), Ok(Err(TransportError::Closed))));
+        assert_eq!(outbox.window.available_permits(), 4);
+        assert!(outbox.all_ended().now_or_never().is_some());
     }
 }
