@@ -88,6 +88,12 @@ impl Link {
         tokio::time::sleep(GRACE).await;
     }
 
+    /// One that is down, and for which nobody cares.
+    #[cfg(test)]
+    pub(crate) fn down() -> Self {
+        Self(watch::channel(State::Down).1)
+    }
+
     /// Takes a connection into care.
     pub(crate) fn supervise(
         care: Care,

@@ -406,6 +406,9 @@ mod tests {
     use futures::task::{ArcWake, waker};
 
     use super::*;
+    use crate::connection::Link;
+    use crate::sender::Sender;
+    use crate::tasks::PhaseWatch;
 
     fn outbox() -> Arc<Outbox> {
         let settings = Settings::parse(&"amqp://h?bus=b&window=4".parse().unwrap()).unwrap();
@@ -477,5 +480,18 @@ mod tests {
         assert!(matches!(late.try_recv(), Ok(Err(TransportError::Closed))));
         assert_eq!(outbox.window.available_permits(), 4);
         assert!(outbox.all_ended().now_or_never().is_some());
+    }
+
+    #[test]
+    fn nobody_waits_for_a_task_that_ended_with_its_runtime() {
+        let outbox = outbox();
+        let mut answer = put(&outbox);
+        let (_phase, phase) = PhaseWatch::new();
+        let (settings, link) = (outbox.settings.clone(), Link::down());
+        let sender =
+            Sender { outbox: outbox.clone(), settings, link, exchanges: Vec::new(), phase };
+        drop(sender.run());
+        assert!(matches!(answer.try_recv(), Ok(Err(TransportError::Unconfirmed { .. }))));
+        assert!(matches!(put(&outbox).try_recv(), Ok(Err(TransportError::Closed))));
     }
 }

@@ -276,6 +276,13 @@ struct Asker {
     held: Option<Job>,
 }
 
+/// However the task ends, also with its runtime: whoever asks may live on another one.
+impl Drop for Asker {
+    fn drop(&mut self) {
+        self.end(&TransportError::Closed);
+    }
+}
+
 impl Asker {
     async fn run(mut self) {
         let mut delays = backoff();
@@ -359,6 +366,7 @@ impl Asker {
 
     fn end(&mut self, error: &TransportError) {
         self.jobs.close();
+        self.desk.lost(error);
         let waiting = &self.desk.waiting;
         let ids: Vec<MessageId> = waiting.iter().map(|entry| *entry.key()).collect();
         for id in ids {

@@ -28,6 +28,14 @@ pub(crate) struct Sender {
     pub(crate) phase: PhaseWatch,
 }
 
+/// However the task ends, also with its runtime: whoever publishes may live on another one, and
+/// would wait for confirms that nobody hears.
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.outbox.close(&TransportError::Closed);
+    }
+}
+
 /// Why a channel is no longer used.
 enum Lost {
     /// The bus closed.
