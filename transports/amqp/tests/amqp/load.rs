@@ -13,6 +13,9 @@ use tokio::task::JoinHandle;
 
 use crate::bench::{Bus, group, topic};
 
+/// How many events may be published beyond those that were handled: a load and not a flood, as the
+/// broker is to be restarted with what has piled up, and all of it is to be handled in the end.
+const AHEAD: usize = 1000;
 /// How many deliveries are in work at once.
 const CONCURRENCY: usize = 32;
 
@@ -44,7 +47,8 @@ impl Load {
         let ledger: Arc<Mutex<Ledger>> = Arc::default();
         let (confirmed, handled) = (watch::Sender::new(0), Arc::new(watch::Sender::new(0)));
         let stop = Arc::new(AtomicBool::new(false));
-        let publishing = publish(from, ledger.clone(), confirmed.clone(), stop.clone());
+        let ahead_of = handled.subscribe();
+        let publishing = publish(from, ledger.clone(), confirmed.clone(), ahead_of, stop.clone());
         let handling = handle(work, ledger.clone(), handled.clone());
         Self {
             publishing: tokio::spawn(publishing),
@@ -100,6 +104,7 @@ async fn publish(
     bus: Arc<Bus>,
     ledger: Arc<Mutex<Ledger>>,
     confirmed: watch::Sender<usize>,
+    mut handled: watch::Receiver<usize>,
     stop: Arc<AtomicBool>,
 ) {
     let route = Route::new(topic("x.load"), None);
@@ -113,7 +118,18 @@ async fn publish(
         Err(TransportError::Unconfirmed { .. }) => {}
         Err(error) => panic!("{error}"),
     };
-    while !stop.load(Ordering::Relaxed) {
+    for published in 0.. {
+        let is_enough = |handled: &usize| published < *handled + AHEAD;
+        while !stop.load(Ordering::Relaxed) && !is_enough(&handled.borrow_and_update()) {
+            // What was published is handled, so that this ends also when we are stopped.
+            tokio::select! {
+                Some(done) = flying.next(), if !flying.is_empty() => take(done),
+                changed = handled.changed() => changed.unwrap(),
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         let envelope = bus.envelope("x.load", "\"load\"");
         let id = envelope.id;
         ledger.lock().unwrap().published.insert(id);
@@ -122,7 +138,6 @@ async fn publish(
         while let Some(Some(done)) = futures::FutureExt::now_or_never(flying.next()) {
             take(done);
         }
-        // A load and not a flood: the broker is to be restarted with what has piled up.
         while flying.len() >= 200 {
             if let Some(done) = flying.next().await {
                 take(done);
