@@ -3,9 +3,10 @@
 //! What is published here goes, by its [`topic::TopicNode`], into the topic's [`ring`], where every
 //! subscription that waits for all of it has a cursor. What cannot go that way has a
 //! [`queue::Queue`] per subscription: subscriptions that lose what they have no room for or take
-//! several topics, events with an address, gaps, and what an [`intake::Intake`] brings from the
+//! several topics, events with an address, gaps, and what an [`inlet::Inlet`] brings from the
 //! transport. A handler's task or a stream reads both, in order.
 
+mod inlet;
 pub(crate) mod intake;
 #[cfg(all(test, target_os = "linux"))]
 mod memory;

@@ -208,16 +208,12 @@ impl Queue {
 
     /// Reserves room for one event.
     pub(crate) fn reserve(&self) -> Room {
-        let mut state = self.state.locked();
-        if state.phase >= Phase::Closing {
-            return Room::Ended;
+        match self.reserve_many(1) {
+            None => Room::Ended,
+            Some(0) if self.overflow == Overflow::Fail => Room::Refused,
+            Some(0) => Room::Full,
+            Some(_) => Room::Taken,
         }
-        let bounded = self.is_bounded() && state.phase == Phase::Open;
-        if bounded && state.events + state.reserved >= self.capacity {
-            return if self.overflow == Overflow::Fail { Room::Refused } else { Room::Full };
-        }
-        state.reserved += 1;
-        Room::Taken
     }
 
     /// Reserves room for up to so many events that come together, and says for how many. `None`
@@ -226,18 +222,14 @@ impl Queue {
         let mut state = self.state.locked();
         let room = match state.phase {
             Phase::Closing | Phase::Ended => return None,
-            Phase::Open if self.is_bounded() => {
+            // Others wait while it is full.
+            Phase::Open if matches!(self.overflow, Overflow::Wait | Overflow::Fail) => {
                 most.min(self.capacity.saturating_sub(state.events + state.reserved))
             }
             Phase::Open | Phase::Draining => most,
         };
         state.reserved += room;
         Some(room)
-    }
-
-    /// Whether others wait while it is full.
-    fn is_bounded(&self) -> bool {
-        matches!(self.overflow, Overflow::Wait | Overflow::Fail)
     }
 
     /// Gives reserved room back.

@@ -31,7 +31,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Wake, Waker, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use loom::future::block_on;
 use loom::thread;

@@ -9,9 +9,9 @@ use busway_transport::{GroupSpec, Name, Notice, Outcome, Topic};
 use tokio::sync::Semaphore;
 
 use crate::groups::Member;
+use crate::handful::Handful;
 use crate::link::Link;
 use crate::mesh::{Mesh, State};
-use crate::plain::Handful;
 use crate::table::{MAX_ASKS, Remote, RemoteInterest, RemoteResponder};
 use crate::wire::{Change, Control, Frame, Out, WireError, control};
 

@@ -12,7 +12,7 @@
 //!   writer, two lanes), `outbox` (what waits in one of them), `dispatch` (what each frame that comes in does), `pulse` (who is silent).
 //! * What is known: `mesh` (the one lock and what is behind it), `table` (what this bus and each
 //!   peer wants), `announce` (telling the peers and waiting for their acks), `notices`.
-//! * The verbs: `publish` (credit, room, permits), `express` (the short way), `plain` (the receiving side of it), `groups`,
+//! * The verbs: `publish` (credit, room, permits), `express` (the short way), `plain` and `handful` (the receiving side of it), `groups`,
 //!   `requests`, `transport` (all of them as the contract has them).
 //!
 //! # What is bounded by what
@@ -33,6 +33,7 @@ mod dispatch;
 mod express;
 mod folder;
 mod groups;
+mod handful;
 mod hello;
 mod link;
 mod mailbox;

@@ -15,10 +15,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
 
 use crate::dispatch::Flow;
+use crate::handful::Handful;
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
 use crate::outbox::Outbox;
-use crate::plain::Handful;
 use crate::wire::{Control, Decoder, Out};
 
 /// How much the reader reads at once.

@@ -1,0 +1,139 @@
+//! What comes in together goes on together: a link's reader gathers events for one inbox.
+
+use std::sync::{Arc, Weak};
+
+use crate::link::Link;
+use crate::mesh::Mesh;
+use crate::plain::Inbox;
+use crate::wire::WireError;
+use crate::wire::envelope::Unread;
+use crate::wire::origins::Origins;
+
+/// What one link's reader has in its hands: events for one inbox, which go there together.
+#[derive(Default)]
+pub(crate) struct Handful {
+    /// Not held: a link may bring nothing more for long after the interest has ended.
+    known: Option<(u64, Weak<Inbox>)>,
+    events: Vec<Unread>,
+    origins: Origins,
+    /// A [`WEIGHTY`] one came since the reader last gave way.
+    weighs: bool,
+}
+
+/// How many events a handful has at most.
+const HANDFUL: usize = 64;
+
+/// Events over this size are to leave their link's buffer, and the processor's caches, before more
+/// are read: else memory is got from the system and given back for each. (Smaller ones are quicker
+/// in large handfuls.)
+const WEIGHTY: usize = 512;
+
+impl Handful {
+    /// An event came in, for these interests of ours.
+    pub(crate) fn add(
+        &mut self,
+        mesh: &Mesh,
+        link: &Arc<Link>,
+        interests: &[u64],
+        event: Unread,
+    ) -> Result<(), WireError> {
+        self.weighs |= event.len() > WEIGHTY;
+        let &[interest] = interests else {
+            self.deliver(mesh, link)?;
+            for inbox in mesh.inboxes(interests) {
+                inbox.push(link, std::iter::once(event.clone()), &mut self.origins)?;
+            }
+            return Ok(());
+        };
+        if self.known.as_ref().is_none_or(|(known, _)| *known != interest) {
+            self.deliver(mesh, link)?;
+            self.find(mesh, interest);
+        }
+        self.events.push(event);
+        if self.events.len() < HANDFUL { Ok(()) } else { self.deliver(mesh, link) }
+    }
+
+    /// Whether the reader should let those go first who take what it brought.
+    pub(crate) fn gives_way(&mut self) -> bool {
+        std::mem::take(&mut self.weighs)
+    }
+
+    /// Puts it where it belongs: before anything else of this link is looked at.
+    pub(crate) fn deliver(&mut self, mesh: &Mesh, link: &Arc<Link>) -> Result<(), WireError> {
+        if self.events.is_empty() {
+            return Ok(());
+        }
+        let known = self.known.as_ref().map(|(interest, inbox)| (*interest, inbox.upgrade()));
+        let inbox = known.and_then(|(interest, inbox)| {
+            // A later interest may have the number of one that has ended.
+            inbox.filter(|inbox| !inbox.has_ended()).or_else(|| self.find(mesh, interest))
+        });
+        match inbox {
+            Some(inbox) => inbox.push(link, self.events.drain(..), &mut self.origins),
+            // One that was withdrawn meanwhile is not there: its events go nowhere.
+            None => {
+                self.events.clear();
+                Ok(())
+            }
+        }
+    }
+
+    fn find(&mut self, mesh: &Mesh, interest: u64) -> Option<Arc<Inbox>> {
+        let found = mesh.inboxes(&[interest]).pop();
+        self.known = found.as_ref().map(|inbox| (interest, Arc::downgrade(inbox)));
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use busway_transport::{
+        ConnectOptions, ContentType, Envelope, Host, MessageId, Notice, Payload, PeerId,
+        PlainInterest, Source, SubscriptionId, TopicFilter,
+    };
+    use bytes::BufMut as _;
+
+    use super::*;
+    use crate::wire::envelope::Encoded;
+    use crate::wire::{Decoder, Frame, MAX_PAYLOAD, Out};
+
+    struct Deaf;
+
+    impl Host for Deaf {
+        fn notice(&self, _: Notice) {}
+    }
+
+    #[tokio::test]
+    async fn a_link_keeps_nothing_of_an_interest_that_has_ended() {
+        let options = ConnectOptions::new(PeerId::from_u64(1), Arc::new(Deaf), Duration::ZERO);
+        let mesh = Mesh::new("shop".parse().unwrap(), MAX_PAYLOAD, &options);
+        let filter: TopicFilter = "t".parse().unwrap();
+        let endpoints = BTreeSet::from(["a".parse().unwrap()]);
+        let interest = PlainInterest::new(SubscriptionId(1), filter, endpoints, 8);
+        let deliveries = mesh.subscribe(interest).await.unwrap();
+        let link = Arc::new(Link::new(PeerId::from_u64(2), 1, Arc::default()));
+        mesh.with(|state, _| state.attach(link.clone(), 7));
+
+        let source = Source { endpoint: "b".parse().unwrap(), peer: link.peer };
+        let payload = Payload::encoded(ContentType::JSON, "1");
+        let envelope = Envelope::new(MessageId::new(), "t".parse().unwrap(), source, payload);
+        let out = Out::event(&[1], &Encoded::new(&envelope).unwrap());
+        let mut decoder = Decoder::new();
+        [out.head, out.shared, out.payload].iter().for_each(|it| decoder.buffer.put_slice(it));
+        let Some(Frame::Event { interests, envelope }) = decoder.next().unwrap() else { panic!() };
+        let mut handful = Handful::default();
+        handful.add(&mesh, &link, &interests, envelope.clone()).unwrap();
+        handful.deliver(&mesh, &link).unwrap();
+
+        let inbox = Arc::downgrade(&mesh.inboxes(&interests)[0]);
+        assert_eq!(inbox.upgrade().unwrap().held(), 1);
+        drop(deliveries);
+        assert!(inbox.upgrade().is_none());
+        // What comes behind that goes nowhere.
+        handful.add(&mesh, &link, &interests, envelope).unwrap();
+        handful.deliver(&mesh, &link).unwrap();
+    }
+}
