@@ -11,15 +11,19 @@
 #[cfg(unix)]
 mod unix;
 #[cfg(unix)]
-pub(crate) use unix::{Folder, Socket};
+use unix::ENDING;
+#[cfg(unix)]
+pub(crate) use unix::Socket;
 
 #[cfg(windows)]
 mod windows;
 #[cfg(windows)]
-pub(crate) use windows::{Folder, Socket};
+use windows::ENDING;
+#[cfg(windows)]
+pub(crate) use windows::Socket;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use busway_transport::{PeerId, TransportError};
@@ -27,25 +31,40 @@ use busway_transport::{PeerId, TransportError};
 /// How often a lock that somebody else has is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
+/// The folder of one bus. How it is opened, and how sockets are bound, dialled and reclaimed in it, is
+/// each system's own matter.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    /// What shows that a peer is there: its socket, or the entry of its pipe.
+    fn entry(&self, peer: PeerId) -> PathBuf {
+        self.path.join(format!("{peer}{ENDING}"))
+    }
+
+    /// The peers whose entries are there, dead ones included.
+    pub(crate) fn peers(&self) -> Result<Vec<PeerId>, TransportError> {
+        let entries =
+            fs::read_dir(&self.path).map_err(|error| io_error("reading", &self.path, error))?;
+        let mut peers: Vec<PeerId> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|file| {
+                let peer: PeerId = file.strip_suffix(ENDING)?.parse().ok()?;
+                // Another spelling of a number is none of ours.
+                (format!("{peer}{ENDING}") == file).then_some(peer)
+            })
+            .collect();
+        peers.sort_unstable();
+        Ok(peers)
+    }
+}
+
 fn denied(path: &Path, reason: impl Into<String>) -> TransportError {
     TransportError::Denied { address: path.display().to_string(), reason: reason.into() }
 }
 
 fn io_error(what: &str, path: &Path, error: impl std::fmt::Display) -> TransportError {
     TransportError::Io { what: format!("{what} {}", path.display()), reason: error.to_string() }
-}
-
-/// The peers who have a file with this ending.
-fn peers(folder: &Path, ending: &str) -> Result<Vec<PeerId>, TransportError> {
-    let entries = fs::read_dir(folder).map_err(|error| io_error("reading", folder, error))?;
-    let mut peers: Vec<PeerId> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter_map(|file| {
-            let peer: PeerId = file.strip_suffix(ending)?.parse().ok()?;
-            // Another spelling of a number is none of ours.
-            (format!("{peer}{ending}") == file).then_some(peer)
-        })
-        .collect();
-    peers.sort_unstable();
-    Ok(peers)
 }

@@ -14,17 +14,13 @@ use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{LOCK_RETRY, denied, io_error};
+use super::{Folder, LOCK_RETRY, denied, io_error};
 use crate::address::Place;
 
+/// How the names of sockets end.
+pub(super) const ENDING: &str = ".sock";
 /// What fits into a socket's address, without the zero at its end.
 const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
-
-/// The folder of one bus.
-#[derive(Debug, Clone)]
-pub(crate) struct Folder {
-    path: PathBuf,
-}
 
 /// A socket that this bus bound. It is removed by [`remove`](Self::remove), never by a later one
 /// of the same path.
@@ -62,16 +58,6 @@ impl Folder {
         Ok(Self { path })
     }
 
-    /// Where a peer's socket is.
-    pub(crate) fn socket(&self, peer: PeerId) -> PathBuf {
-        self.path.join(format!("{peer}.sock"))
-    }
-
-    /// The peers whose sockets are there, dead ones included.
-    pub(crate) fn peers(&self) -> Result<Vec<PeerId>, TransportError> {
-        super::peers(&self.path, ".sock")
-    }
-
     /// Takes the lock, waiting for it; the caller sets the deadline.
     pub(crate) async fn lock(&self) -> Result<Lock, TransportError> {
         let path = self.path.join("lock");
@@ -95,7 +81,7 @@ impl Folder {
     /// Binds this bus's socket. What is at the path stays untouched, unless it is a dead socket
     /// of ours.
     pub(crate) async fn bind(&self, peer: PeerId) -> Result<(Listener, Socket), TransportError> {
-        let path = self.socket(peer);
+        let path = self.entry(peer);
         let length = path.as_os_str().len();
         if length > MAX_PATH {
             return Err(TransportError::BadAddress {
@@ -126,7 +112,7 @@ impl Folder {
 
     /// Connects to a peer's socket, which must be ours.
     pub(crate) async fn dial(&self, peer: PeerId) -> io::Result<Stream> {
-        let path = self.socket(peer);
+        let path = self.entry(peer);
         check_socket(&path, &fs::symlink_metadata(&path)?)
             .map_err(|error| io::Error::new(ErrorKind::PermissionDenied, error.to_string()))?;
         loop {
@@ -153,7 +139,7 @@ impl Folder {
             self.dial(peer).await,
             Err(error) if error.kind() == ErrorKind::ConnectionRefused
         );
-        let removed = dead && fs::remove_file(self.socket(peer)).is_ok();
+        let removed = dead && fs::remove_file(self.entry(peer)).is_ok();
         if removed {
             tracing::debug!(%peer, "removed the socket of a dead bus");
         }

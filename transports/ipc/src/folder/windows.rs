@@ -27,23 +27,20 @@ use interprocess::os::windows::named_pipe::tokio::DuplexPipeStream;
 use interprocess::os::windows::security_descriptor::SecurityDescriptor;
 use widestring::{U16CStr, u16cstr};
 
-use super::{LOCK_RETRY, denied, io_error};
+use super::{Folder, LOCK_RETRY, denied, io_error};
 use crate::address::Place;
+use crate::mailbox::lock;
 
 type Pipe = DuplexPipeStream<Bytes>;
 
+/// How the names of entries end.
+pub(super) const ENDING: &str = ".pipe";
 /// All rights for the owner, none for anybody else, and none inherited.
 const OWNER_ONLY: &U16CStr = u16cstr!("D:P(A;;GA;;;OW)");
 /// `FILE_SHARE_READ`: others may read, and neither write nor remove.
 const SHARE_READ: u32 = 1;
 /// `ERROR_SHARING_VIOLATION`: somebody has it open, and does not share.
 const SHARING_VIOLATION: i32 = 32;
-
-/// The folder of one bus.
-#[derive(Debug, Clone)]
-pub(crate) struct Folder {
-    path: PathBuf,
-}
 
 /// The entry of this bus, and with it its pipe.
 #[derive(Debug)]
@@ -77,15 +74,6 @@ impl Folder {
             }
         }
         Ok(Self { path })
-    }
-
-    fn entry(&self, peer: PeerId) -> PathBuf {
-        self.path.join(format!("{peer}.pipe"))
-    }
-
-    /// The peers whose entries are there, dead ones included.
-    pub(crate) fn peers(&self) -> Result<Vec<PeerId>, TransportError> {
-        super::peers(&self.path, ".pipe")
     }
 
     /// Takes the lock, waiting for it; the caller sets the deadline.
@@ -179,11 +167,10 @@ impl Folder {
 impl Socket {
     /// Removes the entry; before that, nobody else could have.
     pub(crate) fn remove(&self) {
-        let held = self.held.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if held.is_none() {
+        // Closed by this, or it could not be removed.
+        if lock(&self.held).take().is_none() {
             return;
         }
-        drop(held);
         if let Err(error) = fs::remove_file(&self.path)
             && error.kind() != ErrorKind::NotFound
         {

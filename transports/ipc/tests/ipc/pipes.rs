@@ -1,7 +1,8 @@
 //! Named pipes, and the entries that show them. (What goes over them is the other tests' matter.)
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
+use std::os::windows::fs::OpenOptionsExt as _;
 
 use busway_transport::{Notice, PeerId, Transport, TransportError};
 use tokio::io::AsyncReadExt as _;
@@ -11,6 +12,13 @@ use crate::support::{connect, entry, folder, later, try_connect, within};
 
 fn pipe(peer: PeerId) -> String {
     format!(r"\\.\pipe\busway-{peer}")
+}
+
+/// Opens entries as their own process does: others may read.
+fn holding() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).share_mode(1);
+    options
 }
 
 #[tokio::test]
@@ -55,9 +63,7 @@ async fn who_answers_without_an_entry_of_its_own_is_not_spoken_to() {
         // Held by us, but another process is said to have the pipe.
         let path = entry(&dir, impostor);
         fs::write(&path, "1").unwrap();
-        let mut options = fs::OpenOptions::new();
-        let held = std::os::windows::fs::OpenOptionsExt::share_mode(options.write(true), 1);
-        let _held = held.open(&path).unwrap();
+        let _held = holding().open(&path).unwrap();
         let (two, called) = tokio::join!(connect(&dir), server.connect());
         called.unwrap();
         assert_eq!(two.transport.peers().iter().map(|peer| peer.id).collect::<Vec<_>>(), [one.peer]);
@@ -81,9 +87,7 @@ async fn an_entry_that_is_just_being_made_is_waited_for() {
         let _one = connect(&dir).await;
         let late = PeerId::from_u64(7);
         let mut server = ServerOptions::new().create(pipe(late)).unwrap();
-        let mut options = fs::OpenOptions::new();
-        let held = std::os::windows::fs::OpenOptionsExt::share_mode(options.write(true), 1);
-        let mut held = held.create_new(true).open(entry(&dir, late)).unwrap();
+        let mut held = holding().create_new(true).open(entry(&dir, late)).unwrap();
         // In this order: the first looks round until it has to wait.
         let (two, ()) = tokio::join!(connect(&dir), async {
             write!(held, "{}", std::process::id()).unwrap();
