@@ -10,13 +10,14 @@
 //! its way is lost with the connection.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use busway_transport::MessageId;
 use lapin::BasicProperties;
 
 use crate::group;
 use crate::properties;
+use crate::shared::lock;
 
 /// How often a message has come back to a quorum queue.
 const COUNT: &str = "x-delivery-count";
@@ -57,7 +58,7 @@ impl Again {
     }
 
     fn seen(&self) -> MutexGuard<'_, HashMap<Attempt, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 
     /// A delivery is here. Says whether an attempt at it ended with its member.

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use lapin::tcp::AsyncTcpStream;
 use lapin::uri::AMQPScheme;
@@ -14,6 +14,7 @@ use lapin::{Connection, ConnectionProperties};
 use tokio::sync::watch;
 
 use crate::address::Settings;
+use crate::shared::lock;
 
 /// Connects under a name that the broker shows. Dropped, it closes what it opened.
 pub(crate) async fn dial(settings: &Settings, name: String) -> Result<Connection, lapin::Error> {
@@ -32,7 +33,7 @@ pub(crate) async fn dial(settings: &Settings, name: String) -> Result<Connection
                 let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
                 if let AsyncTcpStream::Plain(stream) = &stream {
                     let held = duplicate(stream.get_ref())?;
-                    *socket.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
+                    *lock(&socket) = Some(held);
                 }
                 match uri.scheme {
                     AMQPScheme::AMQP => Ok(stream),
@@ -70,7 +71,7 @@ impl Attempt {
     }
 
     fn take(&self) -> Option<TcpStream> {
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner).take()
+        lock(&self.socket).take()
     }
 }
 

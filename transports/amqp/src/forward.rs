@@ -89,7 +89,7 @@ impl Original<'_> {
         table.text(properties::TEXT, shorten(&died.failure.text));
         table.text(properties::QUEUE, died.queue.as_str());
         table.number(properties::FIRST_MS, first_ms(self.properties, died.attempted));
-        table.number(properties::LAST_MS, millis(died.attempted));
+        table.number(properties::LAST_MS, properties::time_ms(died.attempted));
         table.number(properties::DEAD_AT_MS, properties::now_ms());
         self.send(back, table, &Target::queue(dead)).await
     }
@@ -107,12 +107,8 @@ pub(crate) struct Died {
 
 /// When the first attempt began, if the last one began then.
 pub(crate) fn first_ms(properties: &BasicProperties, last: SystemTime) -> u64 {
-    properties::number(properties, properties::FIRST_MS).unwrap_or_else(|| millis(last))
-}
-
-fn millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    properties::number(properties, properties::FIRST_MS)
+        .unwrap_or_else(|| properties::time_ms(last))
 }
 
 /// The time of a header.

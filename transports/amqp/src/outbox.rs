@@ -7,7 +7,7 @@
 //! task. Answers are given, and others woken, under no lock.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use busway_transport::{Host, MessageId, Notice, Topic, TransportError};
@@ -21,6 +21,7 @@ use crate::express::Short;
 use crate::flight::{Cargo, Flight};
 use crate::publish::{Answer, Outgoing};
 use crate::rebind::Rebind;
+use crate::shared::lock;
 use crate::topology::Stand;
 
 pub(crate) struct Outbox {
@@ -111,7 +112,7 @@ impl Outbox {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Takes a message, whose room in the window was taken before.

@@ -1,7 +1,7 @@
 //! What is known of the other buses, and the task that hears of them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use busway_transport::{
@@ -19,8 +19,7 @@ use crate::error::{self, within};
 use crate::presence::{Group, Hello, Kind};
 use crate::properties;
 use crate::rebind::Rebind;
-use crate::respond::millis;
-use crate::shared::Shared;
+use crate::shared::{Shared, lock};
 use crate::tasks::Phase;
 use crate::topology;
 
@@ -51,7 +50,7 @@ impl Peers {
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<PeerId, Known>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     pub(crate) fn list(&self) -> Vec<Peer> {
@@ -104,7 +103,7 @@ impl Peers {
 
     /// What a peer's time is compared to.
     fn now_ms(&self) -> u64 {
-        millis(self.start.elapsed())
+        properties::millis(self.start.elapsed())
     }
 
     /// Takes in what a peer said. The notice goes out after the table has changed.

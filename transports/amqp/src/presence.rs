@@ -6,7 +6,7 @@
 //! [`crate::peers`]) hears theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway_transport::{
@@ -24,6 +24,7 @@ use crate::peers::Peers;
 use crate::properties;
 use crate::publish::{Outgoing, Publisher};
 use crate::rebind::Rebind;
+use crate::shared::lock;
 use crate::tasks::{Phase, PhaseWatch};
 
 /// How often a bus that has nothing new says that it is there.
@@ -127,7 +128,7 @@ impl Presence {
     }
 
     fn own(&self) -> std::sync::MutexGuard<'_, Own> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.own)
     }
 
     /// Tells the state soon. Without room somebody else's wish is still to be answered, with the

@@ -169,7 +169,7 @@ pub(crate) fn timed(
     time: SystemTime,
 ) -> BasicProperties {
     let Ok(since) = time.duration_since(UNIX_EPOCH) else { return properties };
-    table.number(TIME_MS, u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+    table.number(TIME_MS, millis(since));
     properties.with_timestamp(since.as_secs())
 }
 
@@ -323,9 +323,17 @@ fn user_headers(properties: &BasicProperties) -> Headers {
     .collect()
 }
 
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Since 1970; what was before that counts as 1970.
+pub(crate) fn time_ms(time: SystemTime) -> u64 {
+    millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
 pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    time_ms(SystemTime::now())
 }
 
 #[cfg(test)]

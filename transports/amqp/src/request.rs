@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -28,7 +28,7 @@ use crate::connection::{Link, backoff};
 use crate::error::{self, short, timed_out, within};
 use crate::flight::{Cargo, Flight};
 use crate::properties;
-use crate::respond::millis;
+use crate::shared::lock;
 use crate::tasks::{Phase, PhaseWatch, Tasks};
 use crate::topology::Topology;
 
@@ -88,7 +88,10 @@ impl Requests {
         let (id, topic) = (envelope.id, envelope.topic.clone());
         let key = topology.request_key(&topic, envelope.to.as_ref())?;
         let (properties, mut table, payload) = properties::encode(envelope)?;
-        table.number(properties::TIMEOUT_MS, millis(deadline.saturating_duration_since(start)));
+        table.number(
+            properties::TIMEOUT_MS,
+            properties::millis(deadline.saturating_duration_since(start)),
+        );
         // From when on: what it waits anywhere is taken off.
         table.number(properties::TIME_MS, properties::now_ms());
         let properties = properties
@@ -147,7 +150,7 @@ struct State {
 
 impl Desk {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Writes a request now, or gives it back: there is no channel, or no room.
@@ -166,7 +169,7 @@ impl Desk {
         if state.sent.len() > 4 * self.settings.window.max(self.waiting.len()) {
             state.sent.retain(|id| self.waiting.contains_key(id));
         }
-        let expires = ShortString::from(millis(left).max(1).to_string()); // at most 20 digits
+        let expires = ShortString::from(properties::millis(left).max(1).to_string()); // at most 20 digits
         let cargo = Cargo {
             exchange: ShortString::default(),
             key: job.key,

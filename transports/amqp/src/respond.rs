@@ -100,14 +100,14 @@ impl Work for Responder {
         Settle::Later(Box::pin(async move {
             let left = responder.left_of(&taken).saturating_sub(taken.arrived.elapsed());
             let mut table = Table::of(&taken.properties);
-            table.number(properties::TIMEOUT_MS, millis(left));
+            table.number(properties::TIMEOUT_MS, properties::millis(left));
             if let Some(asked_ms) = properties::number(&taken.properties, properties::TIME_MS) {
                 // Still by the caller's clock.
-                let over = millis(timeout_of(&taken.properties).saturating_sub(left));
+                let over = properties::millis(timeout_of(&taken.properties).saturating_sub(left));
                 table.number(properties::TIME_MS, asked_ms.saturating_add(over));
             }
             let mut properties = properties::resend(&taken.properties, table).with_delivery_mode(1);
-            if let Ok(expiration) = short(millis(left).to_string()) {
+            if let Ok(expiration) = short(properties::millis(left).to_string()) {
                 properties = properties.with_expiration(expiration);
             }
             let out = Outgoing {
@@ -251,8 +251,4 @@ fn timeout_of(properties: &BasicProperties) -> Duration {
         .map_or(DEFAULT_TIMEOUT, Duration::from_millis)
         // A stranger's number must not overflow the clock.
         .min(Duration::from_secs(24 * 3600))
-}
-
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

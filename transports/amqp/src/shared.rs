@@ -1,6 +1,6 @@
 //! What all parts of one bus's transport share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use busway_transport::{Host, Notice, PeerId, Status, TransportError};
 
@@ -13,6 +13,11 @@ use crate::request::Requests;
 use crate::status::Board;
 use crate::tasks::{Gauge, Phase, PhaseWatch, Tasks};
 use crate::topology::Topology;
+
+/// A lock without poison: what is behind ours is consistent whenever somebody else may panic.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,

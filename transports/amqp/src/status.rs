@@ -1,5 +1,6 @@
 //! The status of two links, as one.
 
+use crate::shared::lock;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use busway_transport::{Host, Notice, Status};
@@ -52,14 +53,14 @@ impl Board {
     }
 
     pub(crate) fn set(&self, role: Role, status: LinkStatus) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = lock(&self.links);
         links[role as usize] = status;
         self.show(join(&links));
     }
 
     /// The bus closed.
     pub(crate) fn close(&self) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = lock(&self.links);
         *links = [LinkStatus::Gone, LinkStatus::Gone];
         self.show(Status::Closed);
     }

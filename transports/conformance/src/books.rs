@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use busway::{Gap, Ledger, MessageId, Receipt, Subscription};
+
+use crate::world::locked;
 
 /// What was published, what was seen, and what was told to be lost. Clones are the same books.
 #[derive(Clone, Default)]
@@ -27,7 +29,7 @@ pub(crate) type Alive = Arc<AtomicBool>;
 
 impl Books {
     fn pages(&self) -> MutexGuard<'_, Pages> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.0)
     }
 
     /// An event was published and confirmed.

@@ -32,7 +32,8 @@ struct Inner {
 /// Where the world keeps a bus that its participant may take out again.
 type Slot = Arc<Mutex<Option<Bus>>>;
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// A lock without poison: a case that panicked has failed already.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,7 +1,7 @@
 //! Groups that are ordered by key.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use busway::{DeadReason, HandlerError, Message, Retry, Subscription};
@@ -10,7 +10,7 @@ use crate::cases::dead_letters;
 use crate::events::Counted;
 use crate::inbox::{Gate, Tray};
 use crate::verdict::{Done, Failed, Verdict};
-use crate::world::{Participant, World};
+use crate::world::{Participant, World, locked};
 
 /// Keys are the last digit.
 const KEYS: u64 = 10;
@@ -25,7 +25,7 @@ struct Busy(Arc<Mutex<HashSet<u64>>>);
 
 impl Busy {
     fn enter(&self, key: u64) -> Leave {
-        let mut busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = locked(&self.0);
         Leave { alone: busy.insert(key), busy: self.clone(), key }
     }
 }
@@ -39,7 +39,7 @@ struct Leave {
 impl Drop for Leave {
     fn drop(&mut self) {
         if self.alone {
-            self.busy.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+            locked(&self.busy.0).remove(&self.key);
         }
     }
 }
