@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::ErrorKind;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -134,18 +134,17 @@ impl Codec {
     ///
     /// # Errors
     /// [`CodecError::Encode`]; the buffer is then as it was.
-    pub fn encode<T: Serialize>(self, value: &T, buffer: &mut BytesMut) -> Result<(), CodecError> {
+    pub fn encode<T: Serialize>(self, value: &T, buffer: &mut Vec<u8>) -> Result<(), CodecError> {
         let before = buffer.len();
-        let mut writer = buffer.writer();
         let encoded = match self {
             Self::Json => {
-                serde_json::to_writer(&mut writer, value).map_err(|error| error.to_string())
+                serde_json::to_writer(&mut *buffer, value).map_err(|error| error.to_string())
             }
-            Self::MessagePack => rmp_serde::encode::write_named(&mut writer, value)
+            Self::MessagePack => rmp_serde::encode::write_named(&mut *buffer, value)
                 .map_err(|error| error.to_string()),
             Self::Bincode => {
                 let config = bincode::config::standard();
-                bincode::serde::encode_into_std_write(value, &mut writer, config)
+                bincode::serde::encode_into_std_write(value, &mut *buffer, config)
                     .map(|_| ())
                     .map_err(|error| error.to_string())
             }
@@ -161,9 +160,9 @@ impl Codec {
     /// # Errors
     /// [`CodecError::Encode`].
     pub fn to_bytes<T: Serialize>(self, value: &T) -> Result<Bytes, CodecError> {
-        let mut buffer = BytesMut::new();
+        let mut buffer = Vec::new();
         self.encode(value, &mut buffer)?;
-        Ok(buffer.freeze())
+        Ok(buffer.into())
     }
 
     /// Decodes a value; all of the bytes have to belong to it.
@@ -261,9 +260,9 @@ mod tests {
             }
         }
         for codec in ALL {
-            let mut buffer = BytesMut::from(&b"before"[..]);
+            let mut buffer = b"before".to_vec();
             assert!(codec.encode(&Stubborn, &mut buffer).is_err());
-            assert_eq!(buffer, "before", "{codec:?}");
+            assert_eq!(buffer, b"before", "{codec:?}");
         }
     }
 

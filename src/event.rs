@@ -1,6 +1,5 @@
 //! What can travel on a bus: events and requests.
 
-use bytes::{Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -66,18 +65,18 @@ pub trait Event: Sized + Send + Sync + 'static {
     /// Its contract.
     const SCHEMA: Schema;
 
-    /// Encodes the event to the end of a buffer, which may be a link's own.
+    /// Encodes the event to the end of a buffer.
     ///
     /// # Errors
     /// [`CodecError`] when the codec cannot represent it, or the event is local. The buffer is then
     /// as it was.
-    fn encode(&self, codec: Codec, buffer: &mut BytesMut) -> Result<(), CodecError>;
+    fn encode(&self, codec: Codec, buffer: &mut Vec<u8>) -> Result<(), CodecError>;
 
     /// Decodes an event.
     ///
     /// # Errors
     /// [`CodecError`] when the payload is not one, or the event is local.
-    fn decode(codec: Codec, payload: &Bytes) -> Result<Self, CodecError>;
+    fn decode(codec: Codec, payload: &[u8]) -> Result<Self, CodecError>;
 }
 
 /// A typed question with exactly one outcome. Derive it: [`macro@crate::Request`].

@@ -44,4 +44,4 @@ pub use busway_transport::{
     GroupKey, Headers, MessageId, Missing, Name, NameError, Notice, Party, Peer, PeerId, Retry,
     Source, Status, Topic, TopicFilter, TransportError,
 };
-pub use bytes::{Bytes, BytesMut};
+pub use bytes::Bytes;

@@ -5,23 +5,28 @@
 //! subscribed with the very type that was published takes the value as it is; another type of the
 //! same name gets it through the codec; what came from outside is decoded once per type.
 
+mod inbound;
+mod run;
+
 use std::any::{Any, TypeId};
-use std::cell::RefCell;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use busway_transport::{
     ContentType, Envelope, GapReason, Headers, LocalPayload, MessageId, Name, Payload,
     PayloadError, Source, Topic,
 };
 
+pub(crate) use inbound::{Early, SLOW, Watch, arrived, from_envelope};
+use inbound::{Inbound, decode};
+pub(crate) use run::{Landing, contain};
+
 use crate::codec::{Codec, CodecError};
 use crate::event::Event;
 use crate::router::ring::Content;
-use crate::subscribe::panic_text;
 use crate::sync::Locked;
 
 /// Where events come from: what all that one endpoint publishes on one topic have in common.
@@ -44,7 +49,7 @@ pub(crate) struct Meta {
 
 /// What comes with an event from outside.
 #[derive(Debug, Clone, Copy)]
-struct Given {
+pub(crate) struct Given {
     id: MessageId,
     time: Option<SystemTime>,
 }
@@ -233,12 +238,18 @@ impl<E: Event> Typed<E> {
     /// Exchanges the event for another. What else there was of the old one goes to `rest`, for it
     /// may do anything when it is dropped.
     #[inline]
-    fn exchange(&mut self, event: &mut Option<E>, origin: &Arc<Origin>, rest: &mut Rest) {
+    fn exchange(
+        &mut self,
+        event: &mut Option<E>,
+        origin: &Arc<Origin>,
+        given: Option<Given>,
+        rest: &mut Rest,
+    ) {
         std::mem::swap(&mut self.event, event);
         if !Arc::ptr_eq(&self.meta.origin, origin) {
             self.meta.origin = origin.clone();
         }
-        self.meta.given = None;
+        self.meta.given = given;
         if self.meta.extra.is_some() {
             self.meta.extra = None;
         }
@@ -270,17 +281,19 @@ pub(crate) fn fill<E: Event>(
     old: Option<Arc<dyn Parcel>>,
     event: &mut Option<E>,
     origin: &Arc<Origin>,
+    given: Option<Given>,
     rest: &mut Rest,
 ) -> Arc<dyn Parcel> {
     if let Some(mut parcel) = old {
         let same = Arc::get_mut(&mut parcel).and_then(|old| (old as &mut dyn Any).downcast_mut());
         if let Some(typed) = same {
-            Typed::<E>::exchange(typed, event, origin, rest);
+            Typed::<E>::exchange(typed, event, origin, given, rest);
             return parcel;
         }
         rest.parcel = Some(parcel);
     }
-    Arc::new(Typed { event: event.take(), meta: Meta::new(origin.clone()) })
+    let meta = Meta { given, ..Meta::new(origin.clone()) };
+    Arc::new(Typed { event: event.take(), meta })
 }
 
 impl<E: Event> Parcel for Typed<E> {
@@ -291,9 +304,9 @@ impl<E: Event> Parcel for Typed<E> {
     fn bytes(&self) -> Result<(ContentType, Bytes), CodecError> {
         let encode = || {
             let codec = E::SCHEMA.codec.unwrap_or(Codec::MessagePack);
-            let mut buffer = BytesMut::new();
+            let mut buffer = Vec::new();
             self.event().encode(codec, &mut buffer)?;
-            Ok((codec.content_type(), buffer.freeze()))
+            Ok((codec.content_type(), buffer.into()))
         };
         self.meta.late().encoded.get_or_init(encode).clone()
     }
@@ -303,27 +316,6 @@ impl<E: Event> Parcel for Typed<E> {
         self.meta.extra = None;
         self.meta.late = OnceLock::new();
         size_of::<Self>() <= KEPT
-    }
-}
-
-/// An event that came from outside, still in its bytes.
-pub(crate) struct Inbound {
-    meta: Meta,
-    content_type: ContentType,
-    bytes: Bytes,
-}
-
-impl Parcel for Inbound {
-    fn meta(&self) -> &Meta {
-        &self.meta
-    }
-
-    fn bytes(&self) -> Result<(ContentType, Bytes), CodecError> {
-        Ok((self.content_type.clone(), self.bytes.clone()))
-    }
-
-    fn vacate(&mut self) -> bool {
-        false
     }
 }
 
@@ -339,75 +331,15 @@ impl LocalPayload for Shared {
     }
 }
 
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Shared").field(self.0.meta()).finish()
-    }
-}
-
-/// Decodes what came from outside where it arrives, for a subscription that is alone with it.
-pub(crate) type Early = fn(Inbound) -> Arc<dyn Parcel>;
-
-/// Events up to this size are decoded where they arrive: whoever brings them must not be kept from
-/// others for long.
-const SOON: usize = 4 << 10;
-
-/// See [`Early`]. What cannot be decoded stays as it is: the subscription counts it and tells why.
-pub(crate) fn open_early<E: Event>(inbound: Inbound) -> Arc<dyn Parcel> {
-    let Inbound { meta, content_type, bytes } = &inbound;
-    if bytes.len() <= SOON
-        && meta.version() == E::SCHEMA.version
-        && let Ok(event) = decode(content_type, bytes)
-    {
-        return Arc::new(Typed::<E>::new(event, inbound.meta));
-    }
-    Arc::new(inbound)
-}
-
-/// The parcel of an envelope that a transport delivered.
-pub(crate) fn from_envelope(envelope: Envelope) -> Result<Arc<dyn Parcel>, GapReason> {
-    arrived(envelope, None)
-}
-
-/// As [`from_envelope`], opened early if that is wanted.
-pub(crate) fn arrived(
-    envelope: Envelope,
-    early: Option<Early>,
-) -> Result<Arc<dyn Parcel>, GapReason> {
-    let Envelope { topic, version, source, to, time, headers, id, payload, .. } = envelope;
-    let undecodable = |error: String| GapReason::Undecodable { topic: topic.to_string(), error };
-    let (content_type, bytes) = match payload {
-        Payload::Local(local) => match (local.clone() as Arc<dyn Any + Send + Sync>).downcast() {
-            Ok(shared) => return Ok(Shared::clone_inner(&shared)),
-            // Another program's own value: all that can be had of it are its bytes.
-            Err(_) => local.encode().map_err(|error| undecodable(error.to_string()))?,
-        },
-        Payload::Encoded { content_type, bytes } => (content_type, bytes),
-        _ => return Err(undecodable("a kind of payload this version does not know".into())),
-    };
-    let origin = known_origin(Origin { topic, version, source });
-    let meta = Meta::from_outside(origin, id, to, time, headers);
-    let inbound = Inbound { meta, content_type, bytes };
-    Ok(match early {
-        Some(early) => early(inbound),
-        None => Arc::new(inbound),
-    })
-}
-
-/// The origin as it was made for the event before, if that came from the same place.
-fn known_origin(origin: Origin) -> Arc<Origin> {
-    thread_local! {
-        static LAST: RefCell<Option<Arc<Origin>>> = const { RefCell::new(None) };
-    }
-    LAST.with_borrow_mut(|last| match last {
-        Some(last) if **last == origin => last.clone(),
-        _ => last.insert(Arc::new(origin)).clone(),
-    })
-}
-
 impl Shared {
     fn clone_inner(shared: &Arc<Self>) -> Arc<dyn Parcel> {
         shared.0.clone()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Shared").field(self.0.meta()).finish()
     }
 }
 
@@ -468,14 +400,4 @@ pub(crate) fn open<E: Event>(parcel: &Arc<dyn Parcel>) -> Result<Arc<Typed<E>>, 
         return decode();
     }
     meta.late().decoded.once(decode)
-}
-
-/// Decodes a payload. A decoder that panics is one that fails (law 11).
-fn decode<E: Event>(content_type: &ContentType, bytes: &Bytes) -> Result<E, String> {
-    let codec = Codec::for_receipt(content_type, &E::SCHEMA).map_err(|error| error.to_string())?;
-    let decoding = std::panic::AssertUnwindSafe(|| E::decode(codec, bytes));
-    match std::panic::catch_unwind(decoding) {
-        Ok(decoded) => decoded.map_err(|error| error.to_string()),
-        Err(panic) => Err(format!("the decoder panicked: {}", panic_text(&*panic))),
-    }
 }

@@ -24,7 +24,7 @@ pub(crate) fn event(input: &DeriveInput) -> Result<TokenStream> {
             fn encode(
                 &self,
                 _: #busway::Codec,
-                _: &mut #busway::BytesMut,
+                _: &mut ::std::vec::Vec<u8>,
             ) -> ::core::result::Result<(), #busway::CodecError> {
                 ::core::result::Result::Err(
                     #busway::CodecError::local(<Self as #busway::Event>::SCHEMA.name),
@@ -33,7 +33,7 @@ pub(crate) fn event(input: &DeriveInput) -> Result<TokenStream> {
 
             fn decode(
                 _: #busway::Codec,
-                _: &#busway::Bytes,
+                _: &[u8],
             ) -> ::core::result::Result<Self, #busway::CodecError> {
                 ::core::result::Result::Err(
                     #busway::CodecError::local(<Self as #busway::Event>::SCHEMA.name),
@@ -45,14 +45,14 @@ pub(crate) fn event(input: &DeriveInput) -> Result<TokenStream> {
             fn encode(
                 &self,
                 codec: #busway::Codec,
-                buffer: &mut #busway::BytesMut,
+                buffer: &mut ::std::vec::Vec<u8>,
             ) -> ::core::result::Result<(), #busway::CodecError> {
                 codec.encode(self, buffer)
             }
 
             fn decode(
                 codec: #busway::Codec,
-                payload: &#busway::Bytes,
+                payload: &[u8],
             ) -> ::core::result::Result<Self, #busway::CodecError> {
                 codec.decode(payload)
             }
@@ -159,14 +159,14 @@ mod tests {
                     fn encode(
                         &self,
                         codec: ::busway::Codec,
-                        buffer: &mut ::busway::BytesMut,
+                        buffer: &mut ::std::vec::Vec<u8>,
                     ) -> ::core::result::Result<(), ::busway::CodecError> {
                         codec.encode(self, buffer)
                     }
 
                     fn decode(
                         codec: ::busway::Codec,
-                        payload: &::busway::Bytes,
+                        payload: &[u8],
                     ) -> ::core::result::Result<Self, ::busway::CodecError> {
                         codec.decode(payload)
                     }
@@ -193,7 +193,7 @@ mod tests {
                     fn encode(
                         &self,
                         _: bus::Codec,
-                        _: &mut bus::BytesMut,
+                        _: &mut ::std::vec::Vec<u8>,
                     ) -> ::core::result::Result<(), bus::CodecError> {
                         ::core::result::Result::Err(
                             bus::CodecError::local(<Self as bus::Event>::SCHEMA.name),
@@ -202,7 +202,7 @@ mod tests {
 
                     fn decode(
                         _: bus::Codec,
-                        _: &bus::Bytes,
+                        _: &[u8],
                     ) -> ::core::result::Result<Self, bus::CodecError> {
                         ::core::result::Result::Err(
                             bus::CodecError::local(<Self as bus::Event>::SCHEMA.name),

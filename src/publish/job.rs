@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use busway_transport::{
     BoxFuture, Capability, Commit, ContentType, Headers, Interest, MessageId, Name, Payload,
@@ -126,7 +126,7 @@ impl<E: Event> Job<E> {
         }
         let codec = bus.codec_of::<E>();
         let Some(event) = &self.event else { return Ok(()) };
-        let mut buffer = BytesMut::new();
+        let mut buffer = Vec::new();
         event
             .encode(codec, &mut buffer)
             .map_err(|error| PublishError::Codec { topic: path.topic(), error })?;
@@ -138,7 +138,7 @@ impl<E: Event> Job<E> {
             let error = TransportError::TooLarge { topic: topic.clone(), size, limit };
             return Err(PublishError::Transport { topic, error });
         }
-        self.encoded = Some((codec.content_type(), buffer.freeze()));
+        self.encoded = Some((codec.content_type(), buffer.into()));
         Ok(())
     }
 

@@ -4,10 +4,10 @@ use std::any::TypeId;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use busway_transport::{Common, Confirms, ContentType, Express, MessageId, Name, Plain};
 
@@ -43,7 +43,7 @@ pub(crate) enum Outside {
 
 thread_local! {
     /// Where events are encoded: under no lock, for that runs the event's own code.
-    static ENCODED: Cell<BytesMut> = Cell::default();
+    static ENCODED: Cell<Vec<u8>> = Cell::default();
 }
 
 /// No more than this is kept for the next event.
@@ -115,7 +115,7 @@ impl Outlet {
     ) {
         let mut rest = Rest::default();
         claim.write(|old| {
-            let parcel = parcel::fill(old, event, &self.origin, &mut rest);
+            let parcel = parcel::fill(old, event, &self.origin, None, &mut rest);
             keep(&parcel);
             parcel
         });
@@ -149,7 +149,7 @@ impl Outlet {
         };
         let reached = reserved.count() + claim.as_ref().map_or(0, |(_, readers)| *readers);
         let parcel = match claim {
-            None => parcel::fill(None, event, &self.origin, &mut Rest::default()),
+            None => parcel::fill(None, event, &self.origin, None, &mut Rest::default()),
             Some((claim, _)) => {
                 let mut parcel = None;
                 self.write(claim, event, |written| parcel = Some(written.clone()));
@@ -191,7 +191,7 @@ impl Outlet {
             before.push((Some(event), Rest::default()));
         }
         for (event, rest) in &mut before {
-            claim.write(|old| parcel::fill(old, event, &self.origin, rest));
+            claim.write(|old| parcel::fill(old, event, &self.origin, None, rest));
         }
         drop(claim);
         // Only now, as in `write`.
@@ -212,8 +212,8 @@ impl Outlet {
         {
             return Outside::No(None);
         }
-        let time = SystemTime::now();
-        let plain = Plain::new(MessageId::at(time), time, &mut buffer);
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let plain = Plain::new(MessageId::at(since_1970), since_1970, &mut buffer);
         // Under the same lock as all that this process publishes on the topic: numbers go out in
         // their order.
         let mut sequences = self.node.attempt();
@@ -228,7 +228,7 @@ impl Outlet {
                 *event = None;
                 Outside::Reached(reached)
             }
-            None => Outside::No(Some((codec.content_type(), buffer.freeze()))),
+            None => Outside::No(Some((codec.content_type(), buffer.into()))),
         }
     }
 

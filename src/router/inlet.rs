@@ -1,18 +1,19 @@
 //! The way into the queues of one intake: repeats are dropped, holes are told, and while there is no
 //! room nothing more is taken.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures::{FutureExt, StreamExt};
 
-use busway_transport::{Arrival, Deliveries, Envelope, Gap, GapReason, Name, Sink};
+use busway_transport::{Arrival, Common, Deliveries, Envelope, Gap, GapReason, Name, Run, Sink};
 
 use super::multicast::{Batch, Reserved};
 use super::queue::{Item, Queue};
 use super::sequence::{Place, Sequences};
-use crate::parcel::{self, Early, Parcel};
+use crate::parcel::{self, Early, Parcel, SLOW, Watch};
 use crate::sync::Locked;
 
 /// The queues behind one filter. The inlet holds this and not the intake, so that the intake ends
@@ -22,17 +23,18 @@ pub(super) type Queues = Arc<ArcSwap<Vec<Arc<Queue>>>>;
 /// How many events are taken from the deliveries at once at most.
 const TOGETHER: usize = 64;
 
-/// A subscription whose events take longer to decode than this, for those that come together, has them
-/// decoded by its own reader: whoever brings them brings those of others as well (law 6).
-const SLOW: Duration = Duration::from_millis(20);
-
 /// What comes from outside, on its way into the queues of one intake. Clones are the same one.
 #[derive(Clone)]
 pub(super) struct Inlet {
-    queues: Queues,
-    sequences: Arc<Mutex<Sequences>>,
+    pub(super) queues: Queues,
+    pub(super) sequences: Arc<Mutex<Sequences>>,
     hole: GapReason,
+    /// How long an event takes to decode, lately: in nanoseconds.
+    pace: Arc<AtomicU64>,
 }
+
+/// As [`SLOW`], for each event, also when it comes alone.
+const SLOW_EACH: Duration = Duration::from_micros(100);
 
 /// Moves what the transport delivers into the queues. While a waiting subscription is full it
 /// stops taking, and the transport holds back the publishers of this filter only (law 6).
@@ -89,29 +91,45 @@ impl Sink for Inlet {
         let mut batch = Batch::reserve(&queues, most);
         // What is opened here fits one reader.
         let mut early = if let [queue] = &queues[..] { queue.early() } else { None };
-        let began = early.map(|_| Instant::now());
+        let mut watch = early.map(|_| Watch::start());
         // A number counts only where there is room: it would be a repeat when it comes again.
-        for (number, envelope) in (1..).zip(events.take(batch.room)) {
+        for envelope in events.take(batch.room) {
             let to = envelope.to.clone();
             let tell = |gap: Gap| batch.add(to.as_ref(), || Item::Gap(gap.clone()));
             if let Some(parcel) = self.accept(envelope, early, tell) {
                 batch.add(to.as_ref(), || Item::Event(parcel.clone()));
             }
-            // Seldom: reading the clock takes as long as a small part of an event. But no more than
-            // a few go by when decoding becomes slow late in a handful.
-            let is_time = usize::is_power_of_two(number) || number.is_multiple_of(8);
-            let is_slow = || began.is_some_and(|began| began.elapsed() > SLOW);
-            if early.is_some() && is_time && is_slow() {
-                queues.iter().for_each(|queue| queue.open_late());
-                early = None;
+            if let Some(watching) = &mut watch
+                && watching.counts_and_is_slow()
+            {
+                self.mind(&queues, watching.elapsed(), watching.events().into());
+                (early, watch) = (None, None);
             }
         }
+        if let Some(watch) = watch {
+            self.mind(&queues, watch.elapsed(), watch.events().into());
+        }
+    }
+
+    fn take_run(&self, common: &Common, run: &mut dyn Run) -> bool {
+        self.land(common, run)
     }
 }
 
 impl Inlet {
     pub(super) fn new(queues: Queues, hole: GapReason) -> Self {
-        Self { queues, sequences: Arc::default(), hole }
+        Self { queues, sequences: Arc::default(), hole, pace: Arc::default() }
+    }
+
+    /// Minds how long events took that were decoded here: all at once, and each.
+    pub(super) fn mind(&self, queues: &[Arc<Queue>], took: Duration, events: u64) {
+        let each = took.as_nanos() as u64 / events.max(1);
+        let pace = (7 * self.pace.load(Ordering::Relaxed) + each) / 8;
+        let is_slow = took > SLOW || pace > SLOW_EACH.as_nanos() as u64;
+        self.pace.store(if is_slow { 0 } else { pace }, Ordering::Relaxed);
+        if is_slow {
+            queues.iter().for_each(|queue| queue.open_late());
+        }
     }
 
     /// The event, unless it was here before; tells of the hole before it, or of its own loss.
@@ -217,8 +235,8 @@ fn tell(queues: &Queues, to: Option<&Name>, gap: &Gap) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
     use std::task::{Context, Poll, Waker};
+    use std::time::Instant;
 
     use busway_transport::{ContentType, MessageId, Payload, PeerId, Source};
 
@@ -274,14 +292,14 @@ mod tests {
     #[test]
     fn what_takes_long_to_decode_is_left_to_its_reader() {
         static OPENED: AtomicU64 = AtomicU64::new(0);
-        let slowly: Early = |inbound| {
+        let slowly = Early::by(|inbound| {
             OPENED.fetch_add(1, Ordering::Relaxed);
             let began = Instant::now();
             while began.elapsed() <= SLOW {
                 std::hint::spin_loop();
             }
             Arc::new(inbound)
-        };
+        });
         let name = "a".parse().unwrap();
         let queue = Queue::new(name, false, 8, Overflow::Wait, Some(slowly));
         let inlet = inlet(vec![queue.clone()]);
@@ -294,14 +312,14 @@ mod tests {
     #[test]
     fn decoding_that_becomes_slow_late_is_left_to_its_reader_as_well() {
         static OPENED: AtomicU64 = AtomicU64::new(0);
-        let slowly_from_34_on: Early = |inbound| {
+        let slowly_from_34_on = Early::by(|inbound| {
             let began = Instant::now();
             while OPENED.load(Ordering::Relaxed) >= 33 && began.elapsed() <= SLOW {
                 std::hint::spin_loop();
             }
             OPENED.fetch_add(1, Ordering::Relaxed);
             Arc::new(inbound)
-        };
+        });
         let name = "a".parse().unwrap();
         let queue = Queue::new(name, false, 64, Overflow::Wait, Some(slowly_from_34_on));
         let inlet = inlet(vec![queue.clone()]);

@@ -1,8 +1,6 @@
 //! What topics and subscriptions cost in memory. (In the crate, because a program has no way to
 //! publish on ten thousand topics but to have as many types.)
 
-use bytes::{Bytes, BytesMut};
-
 use busway_transport::Topic;
 
 use crate::publish::outlet::Outlet;
@@ -13,11 +11,11 @@ struct Small(#[expect(dead_code, reason = "only its size matters")] [u64; 4]);
 impl Event for Small {
     const SCHEMA: Schema = Schema::new("test.small").local();
 
-    fn encode(&self, _: Codec, _: &mut BytesMut) -> Result<(), CodecError> {
+    fn encode(&self, _: Codec, _: &mut Vec<u8>) -> Result<(), CodecError> {
         unreachable!("it is local")
     }
 
-    fn decode(_: Codec, _: &Bytes) -> Result<Self, CodecError> {
+    fn decode(_: Codec, _: &[u8]) -> Result<Self, CodecError> {
         unreachable!("it is local")
     }
 }

@@ -111,16 +111,24 @@ impl<'a> Batch<'a> {
         for queue in queues {
             if let Some(room) = queue.reserve_many(batch.room) {
                 batch.room = room;
-                batch.queues.push((queue, room, Vec::with_capacity(room)));
+                batch.queues.push((queue, room, Vec::new()));
             }
         }
         batch
     }
 
+    /// The queues, and for how many events there is room in each.
+    pub(crate) fn reserved(&self) -> impl Iterator<Item = (&'a Queue, usize)> {
+        self.queues.iter().map(|(queue, reserved, _)| (*queue, *reserved))
+    }
+
     /// Adds an item for those that an event with that address is for.
     pub(crate) fn add(&mut self, to: Option<&Name>, item: impl Fn() -> Item) {
-        for (queue, _, items) in &mut self.queues {
+        for (queue, reserved, items) in &mut self.queues {
             if queue.is_addressed(to) {
+                if items.is_empty() {
+                    items.reserve(*reserved);
+                }
                 items.push(item());
             }
         }

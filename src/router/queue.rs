@@ -10,7 +10,7 @@
 mod gaps;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Waker};
 
@@ -22,6 +22,10 @@ use crate::ledger::{Counters, Fate, Ledger};
 use crate::parcel::{Early, Parcel};
 use crate::router::topic::Lane;
 use crate::sync::Locked;
+
+/// How often events that come together are left to a reader whose events took long to decode. (Not for
+/// ever: the machine may have been busy.)
+const LATE: u32 = 256;
 
 /// What a subscription's full queue does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -75,8 +79,8 @@ pub(crate) struct Queue {
     pub(crate) overflow: Overflow,
     /// Opens for its reader what comes from outside, if that is to be done before it waits here.
     early: Option<Early>,
-    /// Set when that was seen to take long.
-    opens_late: AtomicBool,
+    /// So often not, since that was seen to take long.
+    opens_late: AtomicU32,
     /// Set when it rides a ring.
     lane: OnceLock<Lane>,
     state: Mutex<State>,
@@ -130,7 +134,7 @@ impl Queue {
             capacity,
             overflow,
             early,
-            opens_late: AtomicBool::new(false),
+            opens_late: AtomicU32::new(0),
             lane: OnceLock::new(),
             state: Mutex::default(),
             first_at: AtomicU64::new(u64::MAX),
@@ -142,12 +146,30 @@ impl Queue {
 
     /// See [`Early`].
     pub(crate) fn early(&self) -> Option<Early> {
-        self.early.filter(|_| !self.opens_late.load(Ordering::Relaxed))
+        let early = self.early?;
+        match self.opens_late.load(Ordering::Relaxed) {
+            0 => Some(early),
+            // Not exact when several bring events at once, and need not be.
+            late => {
+                self.opens_late.store(late - 1, Ordering::Relaxed);
+                None
+            }
+        }
     }
 
-    /// From now on its reader opens what comes.
+    /// For a while its reader opens what comes.
     pub(crate) fn open_late(&self) {
-        self.opens_late.store(true, Ordering::Relaxed);
+        self.opens_late.store(LATE, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn open_early(&self) {
+        self.opens_late.store(0, Ordering::Relaxed);
+    }
+
+    /// How much room is reserved and not filled yet.
+    pub(crate) fn reserved(&self) -> usize {
+        self.state.locked().reserved
     }
 
     pub(crate) fn party(&self) -> Party {

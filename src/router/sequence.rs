@@ -34,8 +34,8 @@ pub(crate) struct Sequences {
 }
 
 #[derive(Clone, Copy)]
-struct Last {
-    number: u64,
+pub(crate) struct Last {
+    pub(crate) number: u64,
     /// The count of cuts by then.
     cuts: u64,
 }
@@ -52,20 +52,14 @@ impl Sequences {
         let Some(number) = envelope.sequence else { return Place::Next };
         let Envelope { topic, to, source, .. } = envelope;
         let cuts = self.cuts;
-        if let Some(((peer, latest, latest_to), last)) = &mut self.latest
-            && (*peer, &*latest, &*latest_to) == (source.peer, topic, to)
-        {
+        if let Some(last) = self.last_of(source.peer, topic, to.as_ref()) {
             return last.step(number, cuts);
         }
+        // What is forgotten next may be the latest.
         if let Some((line, last)) = self.latest.take() {
             self.last.insert(line, last);
         }
         let line = (source.peer, topic.clone(), to.clone());
-        if let Some(last) = self.last.get_mut(&line) {
-            let place = last.step(number, cuts);
-            self.latest = Some((line, *last));
-            return place;
-        }
         if self.met.len() == REMEMBERED
             && let Some(first) = self.met.pop_front()
         {
@@ -74,6 +68,33 @@ impl Sequences {
         self.met.push_back(line.clone());
         self.last.insert(line, Last { number, cuts });
         Place::Next
+    }
+
+    /// The last event of a line without an address.
+    pub(crate) fn last(&mut self, peer: PeerId, topic: &Topic) -> Option<Last> {
+        self.last_of(peer, topic, None).copied()
+    }
+
+    /// Such a line goes on behind that event by so many, without a hole. Not if it has gone on
+    /// meanwhile.
+    pub(crate) fn go_on(&mut self, peer: PeerId, topic: &Topic, after: Last, by: u64) -> bool {
+        let last = self.last_of(peer, topic, None).filter(|last| last.number == after.number);
+        // The cuts are those of then: what was cut since stands behind these events.
+        last.map(|last| *last = Last { number: after.number + by, ..after }).is_some()
+    }
+
+    /// A line's last event, if it is known. It is then the latest line.
+    fn last_of(&mut self, peer: PeerId, topic: &Topic, to: Option<&Name>) -> Option<&mut Last> {
+        let is_that =
+            |(line, _): &(Line, Last)| (line.0, &line.1, line.2.as_ref()) == (peer, topic, to);
+        if !self.latest.as_ref().is_some_and(is_that) {
+            let line = (peer, topic.clone(), to.cloned());
+            let last = *self.last.get(&line)?;
+            if let Some((line, last)) = self.latest.replace((line, last)) {
+                self.last.insert(line, last);
+            }
+        }
+        self.latest.as_mut().map(|(_, last)| last)
     }
 }
 
@@ -135,5 +156,13 @@ mod tests {
         }
         assert_eq!(sequences.last.len(), REMEMBERED);
         assert_eq!(sequences.met.len(), REMEMBERED);
+        // Also when the latest is the one that is forgotten.
+        for peer in 0..64 {
+            let (first, ..) = *sequences.met.front().unwrap();
+            for peer in [first.as_u64(), 1 << 32 | peer, 2 * REMEMBERED as u64 - 1] {
+                sequences.place(&envelope(peer, 1));
+            }
+        }
+        assert!(sequences.last.len() <= REMEMBERED);
     }
 }

@@ -65,6 +65,10 @@ impl Lane {
         self.ring.is_full_for(&self.desk)
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.desk.is_open()
+    }
+
     pub(crate) fn close(&self) {
         self.ring.close(&self.desk);
     }

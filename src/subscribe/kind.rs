@@ -47,7 +47,7 @@ impl<E: Event> Kind for E {
     }
 
     fn early() -> Option<Early> {
-        Some(Early(parcel::open_early::<E>))
+        Some(Early(parcel::Early::of::<E>()))
     }
 
     fn view(message: &Message<E>) -> &E {

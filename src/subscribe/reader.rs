@@ -260,6 +260,8 @@ impl<K: Kind> Reader<K> {
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(context);
             return Poll::Pending;
         }
+        // What stands behind the ring's end is read all the same.
+        let before = if ring.is_over() { u64::MAX } else { before };
         let from_queue = match self.poll_queue(context, before) {
             Poll::Ready(Next::End) => None,
             Poll::Ready(next) => return Poll::Ready(next),

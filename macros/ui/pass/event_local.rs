@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::mpsc::Sender;
 
-use busway::{BytesMut, Codec, Event};
+use busway::{Codec, Event};
 
 #[derive(Event)]
 #[event("ui.redraw", local)]
@@ -20,6 +20,6 @@ struct Resize;
 fn main() {
     let redraw = Redraw { done: Mutex::new(Cell::new(None)) };
     assert!(redraw.done.lock().is_ok());
-    assert!(redraw.encode(Codec::Json, &mut BytesMut::new()).is_err());
-    assert!(Resize.encode(Codec::Json, &mut BytesMut::new()).is_err());
+    assert!(redraw.encode(Codec::Json, &mut Vec::new()).is_err());
+    assert!(Resize.encode(Codec::Json, &mut Vec::new()).is_err());
 }

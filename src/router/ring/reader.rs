@@ -36,6 +36,11 @@ impl<K> Desk<K> {
         self.end.load(Ordering::Acquire)
     }
 
+    /// Whether what is published now is for it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.end() == u64::MAX
+    }
+
     /// Its cursor, unless it has come to its end.
     pub(super) fn reads_at(&self) -> Option<u64> {
         let cursor = self.cursor.load(Ordering::Acquire);

@@ -2,7 +2,7 @@
 //! but id, time, number and payload. No more of each is kept until it is confirmed.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use busway_transport::{
     Common, Confirms, Envelope, Express, MessageId, Payload, Plain, Receipt, TransportError,
@@ -104,15 +104,16 @@ impl Express for AmqpExpress {
     }
 
     fn try_send(&self, event: Plain<'_>, sequence: &mut dyn FnMut() -> u64) -> Option<usize> {
-        let Plain { id, time, payload, .. } = event;
+        let Plain { id, since_1970, payload, .. } = event;
         // What is wrong is told by the long way.
         let slot = self.publisher.try_reserve().ok().flatten()?;
         let payload = match payload.len() <= SMALL {
             true => Bytes::copy_from_slice(payload),
-            false => payload.split().freeze(),
+            false => std::mem::take(payload).into(),
         };
         self.form.confirms.taken();
         let form = self.form.clone();
+        let time = UNIX_EPOCH + since_1970;
         slot.commit_short(Short { id, time, sequence: sequence(), payload, form });
         // The broker tells nothing of who takes it.
         Some(0)
@@ -121,7 +122,7 @@ impl Express for AmqpExpress {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::Duration;
 
     use busway_transport::{ContentType, Name, PeerId, Source, Topic};
 

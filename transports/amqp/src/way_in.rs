@@ -76,8 +76,8 @@ mod tests {
     use std::sync::Mutex;
 
     use busway_transport::{
-        ContentType, Envelope, Gap, GapReason, MessageId, Name, Payload, PeerId, Sink, Source,
-        Topic,
+        Common, ContentType, Envelope, Gap, GapReason, MessageId, Name, Payload, PeerId, Run, Sink,
+        Source, Topic,
     };
     use futures::{FutureExt, StreamExt};
 
@@ -92,6 +92,10 @@ mod tests {
             let fit = most.min(*room);
             taken.extend(events.take(fit).map(|envelope| envelope.id));
             *room -= fit;
+        }
+
+        fn take_run(&self, _: &Common, _: &mut dyn Run) -> bool {
+            false
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the cases publish and ask. The names are fixed; the addresses are fresh, so that nothing
 //! of one case meets another.
 
-use busway::{Bytes, BytesMut, Codec, CodecError, Event, Request, Schema};
+use busway::{Codec, CodecError, Event, Request, Schema};
 use serde::{Deserialize, Serialize};
 
 /// The event of most cases.
@@ -125,11 +125,11 @@ pub(crate) struct ForeignContract;
 impl Event for ForeignContract {
     const SCHEMA: Schema = Schema::new("kit.contract").version(7, "kit.contract");
 
-    fn encode(&self, codec: Codec, buffer: &mut BytesMut) -> Result<(), CodecError> {
+    fn encode(&self, codec: Codec, buffer: &mut Vec<u8>) -> Result<(), CodecError> {
         codec.encode(&7_u64, buffer)
     }
 
-    fn decode(codec: Codec, payload: &Bytes) -> Result<Self, CodecError> {
+    fn decode(codec: Codec, payload: &[u8]) -> Result<Self, CodecError> {
         codec.decode::<u64>(payload).map(|_| Self)
     }
 }

@@ -3,14 +3,16 @@
 
 use std::sync::{Arc, Mutex};
 
-use busway_transport::{Common, Express, PeerId, Plain, Route};
+use busway_transport::{Common, Express, Plain, Route};
+use bytes::Bytes;
 
+use crate::credit::Credit;
 use crate::mailbox::lock;
 use crate::mesh::{Mesh, State};
-use crate::outbox::LARGE;
-use crate::table::{Plan, RemoteInterest};
+use crate::outbox::{LARGE, Outbox};
+use crate::table::Plan;
 use crate::wire::charge;
-use crate::wire::event::{Event, EventFrames};
+use crate::wire::event::{Event, EventFrames, Head};
 
 /// One publisher's short way on one topic.
 pub(crate) struct IpcExpress {
@@ -28,7 +30,13 @@ struct Known {
     /// Of the interests, those of groups included. 0 for never.
     changes: u64,
     /// Absent when this is not the way: nobody takes them, or a group does.
-    plan: Option<Arc<Plan>>,
+    way: Option<Way>,
+}
+
+struct Way {
+    plan: Arc<Plan>,
+    /// How frames begin, for each target.
+    heads: Vec<Head>,
 }
 
 impl IpcExpress {
@@ -38,57 +46,78 @@ impl IpcExpress {
     }
 
     /// Where events go now.
-    fn with_plan<T>(
-        &self,
-        state: &mut State,
-        act: impl FnOnce(&mut State, &Plan) -> T,
-    ) -> Option<T> {
+    fn with_way<T>(&self, state: &mut State, act: impl FnOnce(&State, &Way) -> T) -> Option<T> {
         let mut known = lock(&self.known);
         let (generation, changes) = (state.plans.generation, state.interest_changes.count());
         if (known.generation, known.changes) != (generation, changes) {
-            let alone = state.check_open().is_ok() && !state.engine.interested(&self.route);
-            let plan = alone.then(|| state.plans.plan(&self.route, &state.peers));
-            let plan = plan.filter(|plan| !plan.targets.is_empty());
-            *known = Known { generation, changes, plan };
+            *known = Known { generation, changes, way: self.find_way(state) };
         }
-        let plan = known.plan.as_ref()?;
-        Some(act(state, plan))
+        Some(act(state, known.way.as_ref()?))
+    }
+
+    #[cold]
+    fn find_way(&self, state: &mut State) -> Option<Way> {
+        let alone = state.check_open().is_ok() && !state.engine.interested(&self.route);
+        let plan = alone.then(|| state.plans.plan(&self.route, &state.peers))?;
+        let head = |interests: &Vec<u64>| self.frames.head(interests);
+        let heads: Vec<_> = plan.targets.iter().map(|target| head(&target.interests)).collect();
+        (!heads.is_empty()).then_some(Way { plan, heads })
     }
 }
 
 impl Express for IpcExpress {
     fn is_open(&self) -> bool {
-        self.mesh.look(|state| self.with_plan(state, |_, _| ())).is_some()
+        self.mesh.look(|state| self.with_way(state, |_, _| ())).is_some()
     }
 
     fn try_send(&self, event: Plain<'_>, sequence: &mut dyn FnMut() -> u64) -> Option<usize> {
-        let Plain { id, time, payload, .. } = event;
-        let send = |state: &mut State, plan: &Plan| {
-            let is_congested = || plan.targets.iter().any(|target| target.link.is_congested());
-            let charge = charge(self.frames.envelope(payload.len()));
-            if state.somebody_waits(&self.route)
-                || is_congested()
-                || !state.take_credit(plan, charge)
-            {
+        let Plain { id, since_1970, payload, .. } = event;
+        let send = |state: &State, way: &Way| {
+            let Way { plan, heads } = way;
+            if state.somebody_waits(&self.route) || !plan.credits().all(Credit::has_room) {
                 return None;
             }
-            let event = Event { id, time, sequence: sequence(), length: payload.len() };
-            // Shared by all links; what is small is copied into each.
-            let shared = (payload.len() >= LARGE).then(|| payload.split().freeze());
-            for target in &plan.targets {
-                target.link.put_data(|data| {
-                    data.put(|joined| {
-                        self.frames.put(joined, &target.interests, event);
-                        joined.extend_from_slice(payload);
-                    });
-                    if let Some(shared) = &shared {
-                        data.share(shared);
-                    }
+            let charge = charge(self.frames.envelope(payload.len()));
+            let mut take = || {
+                plan.credits().for_each(|credit| {
+                    credit.take();
+                    credit.charge(charge);
                 });
+                Event { id, since_1970, sequence: sequence() }
+            };
+            if let ([target], [head], false) =
+                (&plan.targets[..], &heads[..], payload.len() >= LARGE)
+            {
+                let is_put = target.link.put_if_free(|data| {
+                    let event = take();
+                    data.put(|joined| head.put(joined, event, payload));
+                });
+                return is_put.then_some(plan.parties.len());
             }
+            if plan.targets.iter().any(|target| target.link.is_congested()) {
+                return None;
+            }
+            let event = take();
+            send_to_each(plan, heads, event, payload);
             Some(plan.parties.len())
         };
-        self.mesh.look(|state| self.with_plan(state, send)).flatten()
+        self.mesh.look(|state| self.with_way(state, send)).flatten()
+    }
+}
+
+/// Puts a frame into each link. What is large is shared by all; what is small is copied into each.
+fn send_to_each(plan: &Plan, heads: &[Head], event: Event, payload: &mut Vec<u8>) {
+    let put: &dyn Fn(&mut Outbox, &Head) = if payload.len() >= LARGE {
+        let shared = Bytes::from(std::mem::take(payload));
+        &move |data, head| {
+            data.put(|joined| head.put_before(joined, event, shared.len()));
+            data.share(&shared);
+        }
+    } else {
+        &|data, head| data.put(|joined| head.put(joined, event, payload))
+    };
+    for (target, head) in plan.targets.iter().zip(heads) {
+        target.link.put_data(|data| put(data, head));
     }
 }
 
@@ -96,36 +125,5 @@ impl State {
     fn somebody_waits(&self, route: &Route) -> bool {
         !self.waiting.is_empty()
             && self.waiting.contains_key(&(route.topic.clone(), route.to.clone()))
-    }
-
-    /// Takes one credit of each interest of a plan, and so much of its window, or nothing.
-    fn take_credit(&mut self, plan: &Plan, charge: usize) -> bool {
-        let ids = || plan.targets.iter().flat_map(|it| it.interests.iter().map(move |id| (it, id)));
-        let mut taken = 0;
-        for (target, id) in ids() {
-            match self.interest_of(target.link.peer, *id) {
-                Some(interest) if interest.has_room() => {
-                    interest.credit -= 1;
-                    interest.bytes -= charge as i64;
-                }
-                // A plan is forgotten with the link and the interests it was made of.
-                _ => break,
-            }
-            taken += 1;
-        }
-        if taken == ids().count() {
-            return true;
-        }
-        for (target, id) in ids().take(taken) {
-            if let Some(interest) = self.interest_of(target.link.peer, *id) {
-                interest.credit += 1;
-                interest.bytes += charge as i64;
-            }
-        }
-        false
-    }
-
-    fn interest_of(&mut self, peer: PeerId, interest: u64) -> Option<&mut RemoteInterest> {
-        self.peers.get_mut(&peer)?.interests.get_mut(&interest)
     }
 }

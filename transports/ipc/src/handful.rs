@@ -2,22 +2,41 @@
 
 use std::sync::{Arc, Weak};
 
+use bytes::{Buf as _, BytesMut};
+
 use crate::link::Link;
 use crate::mesh::Mesh;
 use crate::plain::Inbox;
 use crate::wire::WireError;
 use crate::wire::envelope::Unread;
 use crate::wire::origins::Origins;
+use crate::wire::run::Kinds;
+
+/// An interest and its inbox. Not held: a link may bring nothing more for long after the interest
+/// has ended.
+type Known = Option<(u64, Weak<Inbox>)>;
 
 /// What one link's reader has in its hands: events for one inbox, which go there together.
 #[derive(Default)]
 pub(crate) struct Handful {
-    /// Not held: a link may bring nothing more for long after the interest has ended.
-    known: Option<(u64, Weak<Inbox>)>,
+    known: Known,
     events: Vec<Unread>,
     origins: Origins,
     /// A [`WEIGHTY`] one came since the reader last gave way.
     weighs: bool,
+    kinds: Kinds,
+    /// So many frames are not looked at as a run.
+    singly: usize,
+}
+
+/// What became of a run.
+pub(crate) enum Ran {
+    /// The bus took the first events of the buffer.
+    On,
+    /// It took none, but may when those have read who are to read them.
+    Full,
+    /// There is none that it takes.
+    No,
 }
 
 /// How many events a handful has at most.
@@ -47,10 +66,45 @@ impl Handful {
         };
         if self.known.as_ref().is_none_or(|(known, _)| *known != interest) {
             self.deliver(mesh, link)?;
-            self.find(mesh, interest);
+            find(&mut self.known, mesh, interest);
         }
         self.events.push(event);
         if self.events.len() < HANDFUL { Ok(()) } else { self.deliver(mesh, link) }
+    }
+
+    /// Gives the bus the run of events that a link's buffer begins with, as far as it takes it like
+    /// that.
+    pub(crate) fn run(
+        &mut self,
+        mesh: &Mesh,
+        link: &Arc<Link>,
+        buffer: &mut BytesMut,
+    ) -> Result<Ran, WireError> {
+        if self.singly > 0 {
+            self.singly -= 1;
+            return Ok(Ran::No);
+        }
+        let Some(kind) = self.kinds.find(buffer) else { return Ok(Ran::No) };
+        self.deliver(mesh, link)?;
+        let mut run = self.kinds.run(kind, buffer);
+        let interest = run.alike.interest;
+        let Some(inbox) = find(&mut self.known, mesh, interest) else { return Ok(Ran::No) };
+        let is_full = inbox.push_run(link, &mut run);
+        let (taken, left) = (run.taken, run.left());
+        buffer.advance(buffer.len() - left);
+        Ok(match taken {
+            1.. => Ran::On,
+            0 => {
+                // To look each time would take longer than the event.
+                self.singly = HANDFUL;
+                if is_full { Ran::Full } else { Ran::No }
+            }
+        })
+    }
+
+    /// The reader let those go first who are to read what is in the way of a run.
+    pub(crate) fn gave_way(&mut self) {
+        self.singly = 0;
     }
 
     /// Whether the reader should let those go first who take what it brought.
@@ -63,11 +117,8 @@ impl Handful {
         if self.events.is_empty() {
             return Ok(());
         }
-        let known = self.known.as_ref().map(|(interest, inbox)| (*interest, inbox.upgrade()));
-        let inbox = known.and_then(|(interest, inbox)| {
-            // A later interest may have the number of one that has ended.
-            inbox.filter(|inbox| !inbox.has_ended()).or_else(|| self.find(mesh, interest))
-        });
+        let interest = self.known.as_ref().map(|(interest, _)| *interest);
+        let inbox = interest.and_then(|interest| find(&mut self.known, mesh, interest));
         match inbox {
             Some(inbox) => inbox.push(link, self.events.drain(..), &mut self.origins),
             // One that was withdrawn meanwhile is not there: its events go nowhere.
@@ -77,12 +128,19 @@ impl Handful {
             }
         }
     }
+}
 
-    fn find(&mut self, mesh: &Mesh, interest: u64) -> Option<Arc<Inbox>> {
-        let found = mesh.inboxes(&[interest]).pop();
-        self.known = found.as_ref().map(|inbox| (interest, Arc::downgrade(inbox)));
-        found
+/// The inbox of an interest, if it is there; looked up when it is not the known one.
+fn find(known: &mut Known, mesh: &Mesh, interest: u64) -> Option<Arc<Inbox>> {
+    let is_that = known.as_ref().filter(|(known, _)| *known == interest);
+    // A later interest may have the number of one that has ended.
+    if let Some(inbox) = is_that.and_then(|(_, inbox)| inbox.upgrade()).filter(|it| !it.has_ended())
+    {
+        return Some(inbox);
     }
+    let found = mesh.inboxes(&[interest]).pop();
+    *known = found.as_ref().map(|inbox| (interest, Arc::downgrade(inbox)));
+    found
 }
 
 #[cfg(test)]

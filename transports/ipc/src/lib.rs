@@ -12,8 +12,8 @@
 //!   writer, two lanes), `outbox` (what waits in one of them), `dispatch` (what each frame that comes in does), `pulse` (who is silent).
 //! * What is known: `mesh` (the one lock and what is behind it), `table` (what this bus and each
 //!   peer wants), `announce` (telling the peers and waiting for their acks), `notices`.
-//! * The verbs: `publish` (credit, room, permits), `express` (the short way), `plain` and `handful` (the receiving side of it), `groups`,
-//!   `requests`, `transport` (all of them as the contract has them).
+//! * The verbs: `publish` (room and permits), `credit` (what room is made of), `express` (the short way),
+//!   `plain` and `handful` (the receiving side of it), `groups`, `requests`, `transport` (all of them as the contract has them).
 //!
 //! # What is bounded by what
 //!
@@ -29,6 +29,7 @@
 mod address;
 mod announce;
 mod connector;
+mod credit;
 mod dispatch;
 mod express;
 mod folder;

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use busway_transport::PeerId;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use interprocess::local_socket::tokio::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
 
 use crate::dispatch::Flow;
-use crate::handful::Handful;
+use crate::handful::{Handful, Ran};
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
 use crate::outbox::Outbox;
@@ -62,6 +62,14 @@ struct Lanes {
     ending: bool,
     closed: bool,
     overrun: bool,
+}
+
+impl Lanes {
+    fn turns_away(&mut self) -> bool {
+        let is_congested = !self.closed && self.data.is_congested();
+        self.turned_away |= is_congested;
+        is_congested
+    }
 }
 
 impl Link {
@@ -133,13 +141,24 @@ impl Link {
         self.wake_writer(lanes);
     }
 
+    /// As [`put_data`](Self::put_data), unless it [is congested](Self::is_congested). Says whether it
+    /// was not.
+    pub(crate) fn put_if_free(&self, put: impl FnOnce(&mut Outbox)) -> bool {
+        let mut lanes = lock(&self.lanes);
+        if lanes.turns_away() {
+            return false;
+        }
+        if !lanes.closed && !lanes.ending {
+            put(&mut lanes.data);
+            self.wake_writer(lanes);
+        }
+        true
+    }
+
     /// Whether so much waits already that a publisher should not put more behind it. It is told by
     /// the mesh when there is room.
     pub(crate) fn is_congested(&self) -> bool {
-        let mut lanes = lock(&self.lanes);
-        let is_congested = !lanes.closed && lanes.data.is_congested();
-        lanes.turned_away |= is_congested;
-        is_congested
+        lock(&self.lanes).turns_away()
     }
 
     fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
@@ -196,7 +215,7 @@ impl Link {
 
     /// Takes what is to be written next into `joined`, which was written: control frames, all of
     /// them; else data. Says whether there is anything, in `joined` or else in a piece of its own.
-    fn take(&self, joined: &mut BytesMut) -> Option<Bytes> {
+    fn take(&self, joined: &mut Vec<u8>) -> Option<Bytes> {
         let mut lanes = lock(&self.lanes);
         let mut piece = None;
         joined.clear();
@@ -254,7 +273,7 @@ async fn write_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
 }
 
 async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> {
-    let mut joined = BytesMut::new();
+    let mut joined = Vec::new();
     loop {
         let Some(piece) = link.take(&mut joined) else {
             link.wake.notified().await;
@@ -281,7 +300,23 @@ async fn read_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decode
 async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decoder: Decoder) {
     let mut handful = Handful::default();
     loop {
+        let mut has_patience = true;
         loop {
+            match handful.run(mesh, link, &mut decoder.buffer) {
+                Ok(Ran::On) => {
+                    has_patience = true;
+                    tokio::task::coop::consume_budget().await;
+                    continue;
+                }
+                Ok(Ran::Full) if has_patience => {
+                    has_patience = false;
+                    handful.gave_way();
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+                Ok(Ran::Full | Ran::No) => {}
+                Err(error) => return mesh.link_broke_protocol(link, &error.to_string()),
+            }
             let flow = match decoder.next() {
                 Ok(Some(frame)) => mesh.dispatch(link, &mut handful, frame),
                 Ok(None) => match handful.deliver(mesh, link) {
@@ -333,7 +368,7 @@ mod tests {
         (1..=2).for_each(|tag| link.data(Out::deliver(&work(tag), &envelope)));
         let mut decoder = Decoder::new();
         decoder.trust(MAX_PAYLOAD);
-        let (mut joined, mut serial) = (BytesMut::new(), 0);
+        let (mut joined, mut serial) = (Vec::new(), 0);
         while let Some(piece) = link.take(&mut joined) {
             decoder.buffer.extend_from_slice(if piece.is_empty() { &joined } else { &piece });
             if serial < 3 {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::wire::Out;
 
@@ -24,18 +24,18 @@ pub(crate) struct Outbox {
     /// Complete pieces, first in line.
     pieces: VecDeque<Piece>,
     /// What comes behind them, and still grows.
-    joined: BytesMut,
+    joined: Vec<u8>,
     /// How many bytes all of it has.
     length: usize,
     /// Memory of pieces that were written.
-    spare: Vec<BytesMut>,
+    spare: Vec<Vec<u8>>,
     /// Something was put in since it was last [aired](Self::air).
     used: bool,
 }
 
 #[derive(Debug)]
 enum Piece {
-    Joined(BytesMut),
+    Joined(Vec<u8>),
     Shared(Bytes),
 }
 
@@ -55,7 +55,7 @@ impl Outbox {
     }
 
     /// Puts a frame, or its beginning, behind what is there.
-    pub(crate) fn put(&mut self, put: impl FnOnce(&mut BytesMut)) {
+    pub(crate) fn put(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
         let before = self.joined.len();
         put(&mut self.joined);
         self.used = true;
@@ -100,7 +100,7 @@ impl Outbox {
 
     /// Takes what is to be written next: what was joined into `joined`, which is empty and whose
     /// memory is used for what comes; what is shared as it is.
-    pub(crate) fn take(&mut self, joined: &mut BytesMut) -> Option<Bytes> {
+    pub(crate) fn take(&mut self, joined: &mut Vec<u8>) -> Option<Bytes> {
         let piece = match self.pieces.pop_front() {
             Some(Piece::Shared(shared)) => Some(shared),
             Some(Piece::Joined(piece)) => {
@@ -122,11 +122,11 @@ impl Outbox {
     pub(crate) fn air(&mut self) {
         if !std::mem::take(&mut self.used) && self.is_empty() {
             self.spare = Vec::new();
-            self.joined = BytesMut::new();
+            self.joined = Vec::new();
         }
     }
 
-    fn keep(&mut self, memory: BytesMut) {
+    fn keep(&mut self, memory: Vec<u8>) {
         if self.spare.len() < SPARE && memory.capacity() <= JOINED + LARGE {
             self.spare.push(memory);
         }
@@ -144,7 +144,7 @@ mod tests {
     fn drain(outbox: &mut Outbox) -> Vec<Vec<u8>> {
         let mut all = Vec::new();
         while !outbox.is_empty() {
-            let mut joined = BytesMut::new();
+            let mut joined = Vec::new();
             let piece = outbox.take(&mut joined);
             all.push(piece.map_or_else(|| joined.to_vec(), |piece| piece.to_vec()));
         }
@@ -168,12 +168,12 @@ mod tests {
         let mut outbox = Outbox::default();
         let payload = Bytes::from(vec![7; JOINED]);
         (0..3).for_each(|_| outbox.push(&out(payload.clone())));
-        let mut joined = BytesMut::new();
+        let mut joined = Vec::new();
         while !outbox.is_empty() {
             joined.clear();
             outbox.take(&mut joined);
         }
-        let kept = |outbox: &Outbox| outbox.spare.iter().map(BytesMut::capacity).sum::<usize>();
+        let kept = |outbox: &Outbox| outbox.spare.iter().map(Vec::capacity).sum::<usize>();
         outbox.air();
         assert!(kept(&outbox) >= 2 * JOINED, "used since the last time");
         outbox.air();

@@ -18,6 +18,7 @@ use crate::mesh::Mesh;
 use crate::table::OwnInterest;
 use crate::wire::envelope::Unread;
 use crate::wire::origins::Origins;
+use crate::wire::run::Frames;
 use crate::wire::{Change, Control, Out, WINDOW, WireError, charge, control};
 
 /// The queue of one interest. Each link may fill `capacity` places of it.
@@ -154,6 +155,36 @@ impl Inbox {
         }
         self.give(give);
         failed
+    }
+
+    /// Gives a run of events to the bus at once, as far as it takes them like that. Says whether the
+    /// bus may take more when those have read who are to read it.
+    pub(crate) fn push_run(&self, link: &Arc<Link>, run: &mut Frames<'_>) -> bool {
+        let Some(sink) = &self.sink else { return false };
+        {
+            let mut inner = lock(&self.inner);
+            if inner.ended || !inner.is_awaited() {
+                return false;
+            }
+            let Some(account) = inner.accounts.get_mut(&link.number) else { return false };
+            account.fed = true;
+            // What comes without credit is for `push` to refuse.
+            run.most = self.capacity - account.used;
+        }
+        // As there: nothing overtakes these.
+        let is_full = sink.take_run(&run.alike.common, run);
+        if run.taken > 0 {
+            let mut inner = lock(&self.inner);
+            if let Some(account) = inner.accounts.get_mut(&link.number) {
+                account.used += run.taken;
+            }
+            // Small ones take nothing of the window.
+            let drained = Drained { link: link.number, events: run.taken, bytes: 0 };
+            let give = self.note(&mut inner, drained);
+            drop(inner);
+            self.give(give);
+        }
+        is_full
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -390,18 +421,7 @@ impl Mesh {
             let Some(interest) = remote.and_then(|it| it.interests.get_mut(&interest)) else {
                 return Ok(());
             };
-            let credit = usize::try_from(events)
-                .ok()
-                .and_then(|events| interest.credit.checked_add(events))
-                .filter(|credit| *credit <= interest.wants.capacity.max(1))
-                .ok_or(WireError::Unexpected("more credit than capacity"))?;
-            let bytes = i64::try_from(bytes)
-                .ok()
-                .and_then(|bytes| interest.bytes.checked_add(bytes))
-                .filter(|bytes| *bytes <= WINDOW as i64)
-                .ok_or(WireError::Unexpected("more credit than the window"))?;
-            interest.credit = credit;
-            interest.bytes = bytes;
+            interest.credit.grant(events, bytes)?;
             state.wake_waiting();
             Ok(())
         })

@@ -17,6 +17,7 @@ use busway_transport::{
 };
 use tokio::sync::Notify;
 
+use crate::credit::Credit;
 use crate::mesh::{Mesh, State};
 use crate::table::Plan;
 use crate::wire::envelope::Encoded;
@@ -53,9 +54,7 @@ impl Permit for IpcPermit {
             };
             let mut parties = Vec::new();
             let taken = charge(encoded.len());
-            if taken > 0 {
-                state.charge(&self.plan, taken);
-            }
+            self.plan.credits().for_each(|credit| credit.charge(taken));
             if state.plans.generation == self.generation {
                 for target in &self.plan.targets {
                     target.link.data(Out::event(&target.interests, &encoded));
@@ -124,17 +123,7 @@ impl IpcPermit {
     }
 
     fn give_back(&self, state: &mut State) {
-        for target in &self.plan.targets {
-            let remote = state.peers.get_mut(&target.link.peer);
-            let Some(remote) = remote.filter(|it| Arc::ptr_eq(&it.link, &target.link)) else {
-                continue;
-            };
-            for id in &target.interests {
-                if let Some(interest) = remote.interests.get_mut(id) {
-                    interest.credit += 1;
-                }
-            }
-        }
+        self.plan.credits().for_each(Credit::give_back);
         state.wake_waiting();
     }
 }
@@ -189,35 +178,14 @@ impl Mesh {
                 return Err(TransportError::Full { by });
             }
             let plan = state.plans.plan(route, &state.peers);
-            for target in &plan.targets {
-                // A plan is forgotten with the link and the interests it was made of.
-                let Some(remote) = state.peers.get(&target.link.peer) else { continue };
-                if target.link.is_congested() {
-                    let by = target.interests.iter().find_map(|id| {
-                        remote.party(&remote.interests.get(id)?.wants, route.to.as_ref())
-                    });
-                    return Err(TransportError::Full { by });
-                }
-                for id in &target.interests {
-                    let Some(interest) = remote.interests.get(id) else { continue };
-                    if !interest.has_room() {
-                        let by = remote.party(&interest.wants, route.to.as_ref());
-                        return Err(TransportError::Full { by });
-                    }
-                }
+            if let Some(by) = state.full(&plan, route) {
+                return Err(TransportError::Full { by });
             }
             let reservation = state
                 .engine
                 .try_reserve(route)
                 .map_err(|by| TransportError::Full { by: Some(by) })?;
-            for target in &plan.targets {
-                let Some(remote) = state.peers.get_mut(&target.link.peer) else { continue };
-                for id in &target.interests {
-                    if let Some(interest) = remote.interests.get_mut(id) {
-                        interest.credit -= 1;
-                    }
-                }
-            }
+            plan.credits().for_each(Credit::take);
             Ok(IpcPermit {
                 mesh: self.clone(),
                 plan,
@@ -258,21 +226,6 @@ impl Mesh {
 }
 
 impl State {
-    /// Takes bytes off the windows of all that an event is for.
-    fn charge(&mut self, plan: &Plan, taken: usize) {
-        for target in &plan.targets {
-            let remote = self.peers.get_mut(&target.link.peer);
-            let Some(remote) = remote.filter(|it| Arc::ptr_eq(&it.link, &target.link)) else {
-                continue;
-            };
-            for id in &target.interests {
-                if let Some(interest) = remote.interests.get_mut(id) {
-                    interest.bytes -= taken as i64;
-                }
-            }
-        }
-    }
-
     /// Whether any plain interest of a peer wants it.
     pub(crate) fn wanted(&mut self, route: &Route) -> bool {
         !self.plans.plan(route, &self.peers).targets.is_empty()
@@ -281,11 +234,23 @@ impl State {
     /// Who has no room for such an event, if it is a peer.
     fn in_the_way(&mut self, route: &Route) -> Option<Party> {
         let plan = self.plans.plan(route, &self.peers);
+        self.full(&plan, route).flatten()
+    }
+
+    /// Whether one of those that an event is for has no room, and which.
+    fn full(&self, plan: &Plan, route: &Route) -> Option<Option<Party>> {
         plan.targets.iter().find_map(|target| {
-            let remote = self.peers.get(&target.link.peer)?;
-            let mut interests = target.interests.iter().filter_map(|id| remote.interests.get(id));
-            let full = interests.find(|interest| !interest.has_room());
-            full.and_then(|it| remote.party(&it.wants, route.to.as_ref()))
+            let mut credits = target.credits.iter();
+            let at = match target.link.is_congested() {
+                true => 0,
+                false => credits.position(|credit| !credit.has_room())?,
+            };
+            let party = || {
+                let remote = self.peers.get(&target.link.peer)?;
+                let interest = remote.interests.get(target.interests.get(at)?)?;
+                remote.party(&interest.wants, route.to.as_ref())
+            };
+            Some(party())
         })
     }
 }

@@ -8,12 +8,13 @@ use busway_transport::{
 };
 use tokio::sync::Semaphore;
 
+use crate::credit::Credit;
 use crate::groups::MemberBox;
 use crate::link::Link;
 use crate::plain::Inbox;
 use crate::pulse::{Beats, Owed};
 use crate::requests::AskBox;
-use crate::wire::{Change, Table, WINDOW};
+use crate::wire::{Change, Table};
 
 /// How many requests of one caller a responder has open at once. The next ones wait.
 pub(crate) const MAX_ASKS: usize = 1024;
@@ -106,19 +107,12 @@ pub(crate) struct Remote {
 
 pub(crate) struct RemoteInterest {
     pub(crate) wants: PlainInterest,
-    /// How many more events it has room for.
-    pub(crate) credit: usize,
-    /// How many more bytes: the last event that found room may have been larger than what was left.
-    pub(crate) bytes: i64,
+    pub(crate) credit: Arc<Credit>,
 }
 
 impl RemoteInterest {
     pub(crate) fn new(wants: PlainInterest) -> Self {
-        Self { credit: wants.capacity.max(1), bytes: WINDOW as i64, wants }
-    }
-
-    pub(crate) fn has_room(&self) -> bool {
-        self.credit > 0 && self.bytes > 0
+        Self { credit: Arc::new(Credit::new(wants.capacity)), wants }
     }
 }
 
@@ -170,6 +164,8 @@ pub(crate) struct Plan {
 pub(crate) struct Target {
     pub(crate) link: Arc<Link>,
     pub(crate) interests: Vec<u64>,
+    /// Theirs, in the same order.
+    pub(crate) credits: Vec<Arc<Credit>>,
 }
 
 /// The plans of recent routes. Every change of any peer's interests empties it.
@@ -206,16 +202,22 @@ impl Plans {
 }
 
 impl Plan {
+    /// Of all the interests that an event is for.
+    pub(crate) fn credits(&self) -> impl Iterator<Item = &Credit> {
+        self.targets.iter().flat_map(|target| target.credits.iter().map(|credit| &**credit))
+    }
+
     fn new(route: &Route, peers: &BTreeMap<PeerId, Remote>) -> Self {
         let mut plan = Self { targets: Vec::new(), parties: Vec::new() };
         let to = route.to.as_ref();
         for remote in peers.values() {
-            let mut interests = Vec::new();
+            let (mut interests, mut credits) = (Vec::new(), Vec::new());
             for (id, interest) in &remote.interests {
                 if !interest.wants.wants(&route.topic, to) {
                     continue;
                 }
                 interests.push(*id);
+                credits.push(interest.credit.clone());
                 let endpoints = interest.wants.endpoints.iter();
                 plan.parties.extend(
                     endpoints
@@ -224,7 +226,7 @@ impl Plan {
                 );
             }
             if !interests.is_empty() {
-                plan.targets.push(Target { link: remote.link.clone(), interests });
+                plan.targets.push(Target { link: remote.link.clone(), interests, credits });
             }
         }
         plan

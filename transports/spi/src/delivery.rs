@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_core::stream::BoxStream;
 
-use crate::{Envelope, Name, TopicFilter};
+use crate::{Common, Envelope, Name, Run, TopicFilter};
 
 /// A bus's number for one of its plain interests, unique on that bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,6 +38,11 @@ pub trait Sink: Send + Sync + 'static {
     /// or fewer. Those that it leaves go by the deliveries, and so does all that comes until they
     /// wait again.
     fn take(&self, most: usize, events: &mut dyn Iterator<Item = Envelope>);
+
+    /// Takes events of a run from its front, as far as it can take them like that: in any case those
+    /// that it leaves go by [`take`](Self::take), or by the deliveries. Says whether it may take more
+    /// when those have read who are to read it.
+    fn take_run(&self, common: &Common, run: &mut dyn Run) -> bool;
 }
 
 /// A [`Sink`] of any kind. Clones share it.
@@ -53,6 +58,11 @@ impl SinkHandle {
     /// See [`Sink::take`].
     pub fn take(&self, most: usize, events: &mut dyn Iterator<Item = Envelope>) {
         self.0.take(most, events);
+    }
+
+    /// See [`Sink::take_run`].
+    pub fn take_run(&self, common: &Common, run: &mut dyn Run) -> bool {
+        self.0.take_run(common, run)
     }
 }
 

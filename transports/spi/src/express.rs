@@ -4,13 +4,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
-
-use bytes::BytesMut;
+use std::time::Duration;
 
 use crate::{ContentType, MessageId, Receipt, Source, Topic, TransportError};
 
-/// What all events of one [`Express`] have in common.
+/// What all events of one [`Express`], or of one [`Run`](crate::Run), have in common.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Common {
@@ -57,16 +55,16 @@ pub trait Confirms: fmt::Debug + Send + Sync + 'static {
 pub struct Plain<'a> {
     /// Its id.
     pub id: MessageId,
-    /// When it was published.
-    pub time: SystemTime,
+    /// When it was published: so long after 1970.
+    pub since_1970: Duration,
     /// The event. Whoever takes it over may take the bytes out; else they stay.
-    pub payload: &'a mut BytesMut,
+    pub payload: &'a mut Vec<u8>,
 }
 
 impl<'a> Plain<'a> {
     /// An event.
-    pub fn new(id: MessageId, time: SystemTime, payload: &'a mut BytesMut) -> Self {
-        Self { id, time, payload }
+    pub fn new(id: MessageId, since_1970: Duration, payload: &'a mut Vec<u8>) -> Self {
+        Self { id, since_1970, payload }
     }
 }
 

@@ -4,9 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use uuid::{Builder, Uuid};
+use uuid::Uuid;
 
 /// The id of one published event or request: a UUID of version 7, the same on every redelivery
 /// and every republish.
@@ -17,32 +17,30 @@ impl MessageId {
     /// Makes a new id, later in order than those made before it in this process.
     #[expect(clippy::new_without_default, reason = "a new id is never a default")]
     pub fn new() -> Self {
-        Self::at(SystemTime::now())
+        Self::at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
-    /// As [`new`](Self::new), where the time is known: a reading of the clock costs as much as
-    /// all the rest.
+    /// As [`new`](Self::new), where the time is known, as the time since 1970: a reading of the clock
+    /// costs as much as all the rest.
     ///
     /// The random part is drawn once per process, and a count that goes on makes the difference:
     /// a drawing for each id asks the system, which costs more than publishing an event.
-    pub fn at(time: SystemTime) -> Self {
+    pub fn at(since_1970: Duration) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         static RANDOM: OnceLock<u64> = OnceLock::new();
         let random = *RANDOM.get_or_init(|| PeerId::random().as_u64());
         // 48 bits of milliseconds and 16 of the count: an id of a busy millisecond, or of a clock
         // that was set back, borrows from the next.
-        let millis = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        let millis = since_1970.as_millis() as u64;
         let after = |last: u64| Some((last + 1).max(millis << 16));
         let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
         let number = last.ok().and_then(after).unwrap_or_default();
-        let count = (number & 0xFFFF) as u16;
-        // The count stands in the first 12 bits behind the time and the 4 behind the variant.
-        let (high, low) = (count >> 4, u64::from(count & 0xF));
-        let low = low << 58 | random >> 6;
-        let mut rest = [0; 10];
-        rest[..2].copy_from_slice(&high.to_be_bytes());
-        rest[2..].copy_from_slice(&low.to_be_bytes());
-        Self(Builder::from_unix_timestamp_millis(number >> 16, &rest).into_uuid())
+        // RFC 9562: the milliseconds, the version and the first 12 bits of the count; the variant and
+        // the last 4 bits of the count before what is random.
+        let (millis, count) = (number >> 16, number & 0xFFFF);
+        let high = millis << 16 | 7 << 12 | count >> 4;
+        let low = 0b10 << 62 | (count & 0xF) << 58 | random >> 6;
+        Self(Uuid::from_u64_pair(high, low))
     }
 
     /// The id from its sixteen bytes.
@@ -124,8 +122,8 @@ mod tests {
 
     #[test]
     fn ids_are_in_order_and_of_version_7_whatever_the_clock_does() {
-        let early = UNIX_EPOCH + std::time::Duration::from_secs(1);
-        let times = [SystemTime::now(), early, SystemTime::now()];
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let times = [now(), Duration::from_secs(1), now()];
         let ids: Vec<_> = (0..200_000).map(|n| MessageId::at(times[n % 3])).collect();
         assert!(ids.is_sorted_by(|a, b| a < b));
         assert!(ids.iter().all(|id| id.0.get_version_num() == 7));

@@ -29,6 +29,7 @@ pub mod name;
 pub mod notice;
 pub mod presence;
 pub mod request;
+pub mod run;
 pub mod transport;
 
 pub use address::Address;
@@ -50,6 +51,7 @@ pub use name::{Name, NameError, Topic, TopicFilter};
 pub use notice::{Host, Notice};
 pub use presence::{Changes, Interest, Peer, Status};
 pub use request::{Ask, Asks, FailureKind, OutgoingRequest, Replier, Reply, ResponderSpec};
+pub use run::{Lying, Run};
 pub use transport::{Commit, Permit, Receipt, Route, Transport};
 
 pub use futures_core::future::BoxFuture;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use busway_transport::{
     ContentType, Envelope, Headers, MessageId, Name, Payload, PayloadError, Source, Topic,
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 
 use super::WireError;
 use super::origins::Origins;
@@ -37,7 +37,7 @@ impl Encoded {
     /// Encodes an envelope; the payload is shared, not copied.
     pub(crate) fn new(envelope: &Envelope) -> Result<Self, PayloadError> {
         let (content_type, payload) = encoded_payload(&envelope.payload)?;
-        let mut head = BytesMut::with_capacity(96);
+        let mut head = Vec::with_capacity(96);
         let when = |present: bool, flag: u8| if present { flag } else { 0 };
         head.put_u8(
             when(envelope.sequence.is_some(), SEQUENCE)
@@ -68,7 +68,7 @@ impl Encoded {
             }
         }
         put_content_type(&mut head, &content_type);
-        Ok(Self { head: head.freeze(), payload })
+        Ok(Self { head: head.into(), payload })
     }
 
     /// How many bytes it takes in a frame.
@@ -104,6 +104,20 @@ pub(super) fn encoded_payload(payload: &Payload) -> Result<(ContentType, Bytes),
     }
 }
 
+/// Which parts an envelope has.
+pub(super) struct Flags(pub(super) u8);
+
+impl Flags {
+    /// Whether it has a number and a time, is for everyone, and has no headers.
+    pub(super) fn are_plain(&self) -> bool {
+        self.0 & !VERSION == SEQUENCE | TIME
+    }
+
+    pub(super) fn read_version(&self, from: &mut Read) -> Result<u32, WireError> {
+        if self.0 & VERSION != 0 { from.u32("version") } else { Ok(1) }
+    }
+}
+
 /// Reads an envelope that takes all that is left of a frame.
 pub(super) fn read(mut from: Read, origins: &mut Origins) -> Result<Envelope, WireError> {
     let flags = from.u8("flags")?;
@@ -119,7 +133,7 @@ pub(super) fn read(mut from: Read, origins: &mut Origins) -> Result<Envelope, Wi
         None
     };
     let time = if flags & TIME != 0 { Some(read_time(&mut from)?) } else { None };
-    let version = if flags & VERSION != 0 { from.u32("version")? } else { 1 };
+    let version = Flags(flags).read_version(&mut from)?;
     let mut headers = Headers::new();
     if flags & HEADERS != 0 {
         for _ in 0..from.u32("headers")? {
@@ -139,46 +153,53 @@ pub(super) fn read(mut from: Read, origins: &mut Origins) -> Result<Envelope, Wi
 }
 
 /// Topic and source.
-pub(super) fn put_origin(to: &mut BytesMut, topic: &Topic, source: &Source) {
+pub(super) fn put_origin(to: &mut impl BufMut, topic: &Topic, source: &Source) {
     put_short(to, topic.as_str());
     put_short(to, source.endpoint.as_str());
     to.put_u64_le(source.peer.as_u64());
 }
 
 /// A text whose type keeps it below 256 bytes.
-fn put_short(to: &mut BytesMut, text: &str) {
+fn put_short(to: &mut impl BufMut, text: &str) {
     debug_assert!(text.len() <= usize::from(u8::MAX));
     to.put_u8(text.len() as u8);
     to.put_slice(text.as_bytes());
 }
 
-pub(super) fn put_long(to: &mut BytesMut, text: &str) {
+pub(super) fn put_long(to: &mut impl BufMut, text: &str) {
     to.put_u32_le(text.len() as u32);
     to.put_slice(text.as_bytes());
 }
 
-/// Seconds and nanoseconds since 1970; what was before that counts as 1970.
-pub(super) fn time_bytes(time: SystemTime) -> [u8; 12] {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+/// Seconds and nanoseconds.
+pub(super) fn time_bytes(since: Duration) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[..8].copy_from_slice(&since.as_secs().to_le_bytes());
     bytes[8..].copy_from_slice(&since.subsec_nanos().to_le_bytes());
     bytes
 }
 
-pub(super) fn put_time(to: &mut BytesMut, time: SystemTime) {
-    to.put_slice(&time_bytes(time));
+/// The time since 1970; what was before that counts as 1970.
+pub(super) fn put_time(to: &mut impl BufMut, time: SystemTime) {
+    to.put_slice(&time_bytes(time.duration_since(UNIX_EPOCH).unwrap_or_default()));
 }
 
 pub(super) fn read_time(from: &mut Read) -> Result<SystemTime, WireError> {
-    let (seconds, nanos) = (from.u64("time")?, from.u32("time")?);
-    if nanos >= 1_000_000_000 {
-        return Err(WireError::Bad("time"));
-    }
-    UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).ok_or(WireError::Bad("time"))
+    time_of(&from.array("time")?).ok_or(WireError::Bad("time"))
 }
 
-pub(super) fn put_content_type(to: &mut BytesMut, content_type: &ContentType) {
+/// The reverse of [`time_bytes`], unless there is no such time.
+pub(super) fn time_of(bytes: &[u8; 12]) -> Option<SystemTime> {
+    let (seconds, nanos) = bytes.split_at(8);
+    let seconds = u64::from_le_bytes(*seconds.first_chunk()?);
+    let nanos = u32::from_le_bytes(*nanos.first_chunk()?);
+    if nanos >= 1_000_000_000 {
+        return None;
+    }
+    UNIX_EPOCH.checked_add(Duration::new(seconds, nanos))
+}
+
+pub(super) fn put_content_type(to: &mut impl BufMut, content_type: &ContentType) {
     match TYPES.iter().position(|known| known == content_type) {
         Some(number) => to.put_u8(number as u8),
         None => {

@@ -1,9 +1,9 @@
 //! Event frames of one publisher on one topic: what they have in common is put together once.
 
-use std::time::SystemTime;
+use std::time::Duration;
 
 use busway_transport::{Common, MessageId};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::BufMut;
 
 use super::envelope::{self, SEQUENCE, TIME, VERSION};
 use super::frame::EVENT;
@@ -12,7 +12,18 @@ use super::frame::EVENT;
 #[derive(Debug)]
 pub(crate) struct EventFrames {
     /// All of an envelope but its payload, with room for what differs.
-    envelope: Bytes,
+    envelope: Vec<u8>,
+    /// Where the sequence number stands in it, and the time behind that.
+    sequence: usize,
+}
+
+/// How such frames to one peer begin.
+#[derive(Debug)]
+pub(crate) struct Head {
+    /// All of a frame but its payload, with room for what differs.
+    frame: Vec<u8>,
+    /// Where the id stands in it.
+    id: usize,
     /// Where the sequence number stands in it, and the time behind that.
     sequence: usize,
 }
@@ -22,9 +33,7 @@ pub(crate) struct EventFrames {
 pub(crate) struct Event {
     pub(crate) id: MessageId,
     pub(crate) sequence: u64,
-    pub(crate) time: SystemTime,
-    /// The length of the payload.
-    pub(crate) length: usize,
+    pub(crate) since_1970: Duration,
 }
 
 /// Where the id stands in an envelope.
@@ -32,7 +41,7 @@ const ID: usize = 1;
 
 impl EventFrames {
     pub(crate) fn of(common: &Common) -> Self {
-        let mut envelope = BytesMut::new();
+        let mut envelope = Vec::new();
         envelope.put_u8(SEQUENCE | TIME | if common.version != 1 { VERSION } else { 0 });
         envelope.put_bytes(0, 16);
         envelope::put_origin(&mut envelope, &common.topic, &common.source);
@@ -42,7 +51,7 @@ impl EventFrames {
             envelope.put_u32_le(common.version);
         }
         envelope::put_content_type(&mut envelope, &common.content_type);
-        Self { envelope: envelope.freeze(), sequence }
+        Self { envelope, sequence }
     }
 
     /// How long an envelope with such a payload is.
@@ -50,23 +59,39 @@ impl EventFrames {
         self.envelope.len() + payload
     }
 
+    /// For a peer with those interests.
+    pub(crate) fn head(&self, interests: &[u64]) -> Head {
+        let mut frame = Vec::new();
+        frame.put_u32_le(0);
+        frame.put_u8(EVENT);
+        frame.put_u32_le(interests.len() as u32);
+        interests.iter().for_each(|interest| frame.put_u64_le(*interest));
+        let own = frame.len();
+        frame.put_slice(&self.envelope);
+        Head { frame, id: own + ID, sequence: own + self.sequence }
+    }
+}
+
+impl Head {
+    /// Puts a frame.
+    #[inline]
+    pub(crate) fn put(&self, to: &mut Vec<u8>, event: Event, payload: &[u8]) {
+        to.reserve(self.frame.len() + payload.len());
+        self.put_before(to, event, payload.len());
+        to.extend_from_slice(payload);
+    }
+
     /// Puts all of a frame but the payload, which has to follow.
-    pub(crate) fn put(&self, to: &mut BytesMut, interests: &[u64], event: Event) {
-        let own = 1 + 4 + 8 * interests.len();
-        let envelope = self.envelope(event.length);
-        to.reserve(4 + own + envelope);
-        to.put_u32_le((own + envelope) as u32);
-        to.put_u8(EVENT);
-        to.put_u32_le(interests.len() as u32);
-        for interest in interests {
-            to.put_u64_le(*interest);
-        }
+    #[inline]
+    pub(crate) fn put_before(&self, to: &mut Vec<u8>, event: Event, payload: usize) {
+        let length = (self.frame.len() - 4 + payload) as u32;
         // Put whole, and what differs then set in its place: each part put by itself takes longer.
         let begin = to.len();
-        to.put_slice(&self.envelope);
+        to.extend_from_slice(&self.frame);
         let put = &mut to[begin..];
-        put[ID..][..16].copy_from_slice(event.id.as_bytes());
+        put[..4].copy_from_slice(&length.to_le_bytes());
+        put[self.id..][..16].copy_from_slice(event.id.as_bytes());
         put[self.sequence..][..8].copy_from_slice(&event.sequence.to_le_bytes());
-        put[self.sequence + 8..][..12].copy_from_slice(&envelope::time_bytes(event.time));
+        put[self.sequence + 8..][..12].copy_from_slice(&envelope::time_bytes(event.since_1970));
     }
 }

@@ -3,7 +3,8 @@
 //! A frame is a length (`u32`, little-endian, of what follows it), a kind byte and a body.
 //! Reading order: [`read`] (checked reading of the parts), [`envelope`] (metadata and payload,
 //! made by hand so that the payload is never copied through serde), [`control`] (everything that
-//! is small and rare, in bincode), [`frame`] (the frames themselves).
+//! is small and rare, in bincode), [`frame`] (the frames themselves), [`event`] and [`run`] (the most
+//! frequent ones, written and read in a short way).
 
 pub(crate) mod control;
 pub(crate) mod envelope;
@@ -11,6 +12,7 @@ pub(crate) mod event;
 pub(crate) mod frame;
 pub(crate) mod origins;
 mod read;
+pub(crate) mod run;
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use busway_transport::{
     Common, ContentType, DeadLetter, DeadReason, Envelope, Failure, FailureKind, GroupKey,
     GroupSpec, Headers, MessageId, Name, Outcome, Payload, PeerId, PlainInterest, Reply, Retry,
-    Source, SubscriptionId, Topic, TopicFilter,
+    Run as _, Source, SubscriptionId, Topic, TopicFilter,
 };
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::control::{Introduction, Welcome, WireGroup};
@@ -13,6 +13,7 @@ use super::envelope::Encoded;
 use super::event::{Event, EventFrames};
 use super::frame::decode;
 use super::origins::Origins;
+use super::run::{Alike, Kinds};
 use super::*;
 
 fn join(out: &Out) -> BytesMut {
@@ -39,8 +40,17 @@ fn through(out: &Out, cut: usize) -> Frame {
 
 /// Whatever that is: it is read or refused, to its end.
 fn read_all(bytes: Bytes) {
-    if let Ok(Frame::Event { envelope, .. }) = decode(bytes, &mut Origins::default()) {
-        let _ = envelope.read(&mut Origins::default());
+    let framed = [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat();
+    let read = match decode(bytes, &mut Origins::default()) {
+        Ok(Frame::Event { envelope, .. }) => envelope.read(&mut Origins::default()).ok(),
+        _ => None,
+    };
+    let number = read.as_ref().and_then(|envelope| envelope.sequence).unwrap_or_default();
+    let mut kinds = Kinds::default();
+    if let Some(kind) = kinds.find(&framed)
+        && let Some(event) = kinds.run(kind, &framed).next_if(number)
+    {
+        assert_eq!(event.id, read.unwrap().id);
     }
 }
 
@@ -230,11 +240,78 @@ proptest! {
         let Payload::Encoded { content_type, bytes } = envelope.payload.clone() else { panic!() };
         let source = envelope.source.clone();
         let common = Common::new(envelope.topic.clone(), envelope.version, source, content_type);
-        let mut frame = BytesMut::new();
-        let event = Event { id: envelope.id, sequence, time, length: bytes.len() };
-        EventFrames::of(&common).put(&mut frame, &ids, event);
-        frame.put_slice(&bytes);
+        let mut frame = Vec::new();
+        let since_1970 = time.duration_since(UNIX_EPOCH).unwrap();
+        let event = Event { id: envelope.id, sequence, since_1970 };
+        EventFrames::of(&common).head(&ids).put(&mut frame, event, &bytes);
         assert_eq!(frame, join(&Out::event(&ids, &Encoded::new(&envelope).unwrap())));
+    }
+
+    #[test]
+    fn a_run_is_what_its_frames_are(
+        envelopes in proptest::collection::vec(envelope(), 1..4),
+        interests in proptest::collection::vec(0..2u64, 3),
+        lengths in proptest::collection::vec(1..4usize, 3),
+        are_plain in proptest::collection::vec(any::<bool>(), 3),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        // Some kinds, and of each a few with numbers that go on; the last one may not be whole.
+        let (mut bytes, mut expected) = (BytesMut::new(), Vec::new());
+        let kinds = envelopes.into_iter().zip(interests).zip(lengths).zip(are_plain);
+        for (((mut envelope, interest), length), is_plain) in kinds {
+            if is_plain {
+                (envelope.to, envelope.headers) = (None, Headers::new());
+                envelope.time = Some(UNIX_EPOCH);
+            }
+            for number in 0..length as u64 {
+                let mut envelope = envelope.clone();
+                envelope.id = MessageId::new();
+                envelope.sequence = Some(number);
+                bytes.put_slice(&join(&Out::event(&[interest], &Encoded::new(&envelope).unwrap())));
+                expected.push((interest, envelope));
+            }
+        }
+        let whole = bytes.len();
+        bytes.truncate(cut.index(whole + 1));
+        let is_whole = bytes.len() == whole;
+        let (mut kinds, mut decoder) = (Kinds::default(), Decoder::new());
+        decoder.trust(MAX_PAYLOAD);
+        decoder.buffer = bytes;
+        let mut expected = expected.into_iter();
+        loop {
+            let mut taken = 0;
+            if let Some(kind) = kinds.find(&decoder.buffer) {
+                let mut run = kinds.run(kind, &decoder.buffer);
+                let Alike { interest, common, .. } = run.alike;
+                let mut number = expected.as_slice().first().unwrap().1.sequence.unwrap();
+                assert!(run.next_if(number + 7).is_none());
+                while let Some(event) = run.next_if(number) {
+                    let (to, envelope) = expected.next().unwrap();
+                    assert_eq!((event.id, Some(event.time)), (envelope.id, envelope.time));
+                    assert_eq!((*interest, &common.topic), (to, &envelope.topic));
+                    assert_eq!((&common.source, common.version), (&envelope.source, envelope.version));
+                    assert!(envelope.to.is_none() && envelope.headers.is_empty());
+                    let Payload::Encoded { content_type, bytes } = envelope.payload else { panic!() };
+                    assert_eq!((&common.content_type, event.payload), (&content_type, &bytes[..]));
+                    number += 1;
+                }
+                taken = decoder.buffer.len() - run.left();
+            }
+            decoder.buffer.advance(taken);
+            if taken > 0 {
+                continue;
+            }
+            match decoder.next().unwrap() {
+                Some(Frame::Event { interests, envelope }) => {
+                    let (to, expected) = expected.next().unwrap();
+                    assert_eq!(interests[..], [to]);
+                    same(&envelope.read(&mut Origins::default()).unwrap(), &expected);
+                }
+                Some(other) => panic!("{other:?}"),
+                None => break,
+            }
+        }
+        assert!(expected.len() == 0 || !is_whole);
     }
 
     #[test]
