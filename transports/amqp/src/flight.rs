@@ -11,6 +11,7 @@ use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 /// A message as lapin takes it.
+#[derive(Clone)]
 pub(crate) struct Cargo {
     pub(crate) exchange: ShortString,
     pub(crate) key: ShortString,

@@ -11,7 +11,7 @@
 //! unconfirmed), `plain` and `way_in` (subscriptions), `served` and `member` with `acks`, `group`
 //! with `again`, and `respond` (deliveries that are answered), `keyed` and `line` (groups that are
 //! ordered by key), `forward`, `dead` and `remove` (retries, dead letters, and the end of a group),
-//! `request` (the asking side), `presence`, `peers` and `clock` (who is there), `transport` (the
+//! `request` and `desk` (the asking side, and answers on their way), `presence`, `peers` and `clock` (who is there), `transport` (the
 //! contract's verbs), `rebind` (an exchange that went), `shared` and `tasks` (what holds it
 //! together), `error`.
 //!
@@ -30,6 +30,7 @@ mod confirms;
 mod connection;
 mod connector;
 mod dead;
+mod desk;
 mod dial;
 mod error;
 mod express;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use busway_transport::TransportError;
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, Fuse, FusedFuture, FutureExt};
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
@@ -22,7 +22,7 @@ use crate::error::{self, OPERATION, within};
 use crate::presence::Registration;
 use crate::served::{After, Answer, Settle, Taken, Verdict, Work};
 use crate::shared::Shared;
-use crate::tasks::{Counted, Phase};
+use crate::tasks::{Counted, Phase, PhaseWatch};
 use crate::topology::{self, Stand};
 
 /// What a member has until it leaves.
@@ -146,7 +146,7 @@ impl<W: Work> Served<W> {
             }
             tokio::select! {
                 () = phase.reached(Phase::Closed) => return None,
-                () = leaving(&self.shared, self.place.as_ref()) => self.place = None,
+                () = leaving(phase.clone(), self.place.as_ref()) => self.place = None,
                 up = self.shared.consume.up(), if self.place.is_some() => match up {
                     Ok(connection) => return Some(connection),
                     Err(error) => {
@@ -226,13 +226,21 @@ impl<W: Work> Served<W> {
         let mut rebind = self.shared.rebind.watch();
         let link = self.shared.consume.clone();
         let (linger, gone) = (tokio::time::sleep(LINGER), link.long_gone(connection));
-        tokio::pin!(linger, gone);
+        // Made once: each takes a place among those who wait for the same.
+        let (closed, leaving) = (phase.reached(Phase::Closed), Fuse::terminated());
+        tokio::pin!(linger, gone, closed, leaving);
+        if let Some(place) = &self.place {
+            leaving.set(leaves(phase.clone(), place.out.clone()).fuse());
+        }
         let mut lingering = false;
         // Taken, but the stream still holds stale ones of an earlier channel.
         let mut pending = None;
         loop {
             while let Ok((taken, verdict, counted)) = self.verdicts.try_recv() {
                 self.settle(taken, verdict, Some(counted));
+            }
+            while let Some(Some(step)) = self.steps.next().now_or_never() {
+                self.step(step);
             }
             while pending.is_none() && self.place.is_some() {
                 match deliveries.next().now_or_never() {
@@ -254,7 +262,7 @@ impl<W: Work> Served<W> {
                 lingering = true;
             }
             tokio::select! {
-                () = phase.reached(Phase::Closed) => return End::Done,
+                () = &mut closed => return End::Done,
                 () = &mut gone => return End::Lost,
                 Ok(()) = rebind.changed(), if self.place.is_some() => {
                     let stands = self.work.stands();
@@ -263,7 +271,7 @@ impl<W: Work> Served<W> {
                         return End::Lost;
                     }
                 }
-                () = leaving(&self.shared, self.place.as_ref()) => {
+                () = &mut leaving, if !leaving.is_terminated() => {
                     // Its drop hands it back; the verdict comes to us.
                     pending = None;
                     self.leave(channel, &tags, &mut deliveries).await;
@@ -418,14 +426,18 @@ async fn declare(
 }
 
 /// Resolves when the stream was dropped or the bus leaves; never after that.
-async fn leaving<T>(shared: &Shared, place: Option<&Place<T>>) {
-    let phase = shared.phase.clone();
+async fn leaving<T>(phase: PhaseWatch, place: Option<&Place<T>>) {
     match place {
-        Some(place) => tokio::select! {
-            () = place.out.closed() => {}
-            () = phase.reached(Phase::Leaving) => {}
-        },
+        Some(place) => leaves(phase, place.out.clone()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The same, of a place that is there.
+async fn leaves<T>(phase: PhaseWatch, out: mpsc::Sender<T>) {
+    tokio::select! {
+        () = out.closed() => {}
+        () = phase.reached(Phase::Leaving) => {}
     }
 }
 

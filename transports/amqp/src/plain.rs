@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use busway_transport::{
     Arrival, Deliveries, Gap, GapReason, Name, Notice, PlainInterest, SubscriptionId,
@@ -21,7 +22,6 @@ use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::acks::LINGER;
 use crate::connection::backoff;
 use crate::error::{self, OPERATION, timed_out, within};
 use crate::presence::Registration;
@@ -35,6 +35,9 @@ use crate::way_in::{Given, WayIn, way_in};
 const PREFETCH: usize = 256;
 /// How many are acked at once while there is more to take.
 const ACK_EVERY: usize = 64;
+/// How long an ack waits for others, as long as there is room for more deliveries: it only makes
+/// room, for the queue goes with its connection.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// The open interests of a bus, for `update`.
 pub(crate) type Open = Arc<DashMap<SubscriptionId, mpsc::Sender<Update>>>;
@@ -241,7 +244,11 @@ impl Plain {
         let acking = Fuse::terminated();
         let link = self.shared.consume.clone();
         let (linger, gone) = (tokio::time::sleep(LINGER), link.long_gone(connection));
-        tokio::pin!(acking, linger, gone);
+        // Made once: each takes a place among those who wait for the same.
+        let (closed, leaving) = (phase.reached(Phase::Closed), phase.reached(Phase::Leaving));
+        let (leaving, queue_to) = (leaving.fuse(), self.out.queue.clone());
+        let dropped = queue_to.closed();
+        tokio::pin!(acking, linger, gone, closed, leaving, dropped);
         let mut lingers = false;
         let mut pending: Option<(u64, Arrival)> = None;
         loop {
@@ -281,16 +288,16 @@ impl Plain {
             }
             let is_full = unacked.count >= batch;
             tokio::select! {
-                () = phase.reached(Phase::Closed) => return End::Done,
+                () = &mut closed => return End::Done,
                 // Nothing more of what came before is there to be given.
                 () = &mut gone, if pending.is_none() && !is_full => return self.ended(),
                 // What was published meanwhile did not come: a new queue, and a gap.
                 Ok(()) = rebind.changed(), if self.place.is_some() => return End::Lost,
-                () = self.out.queue.closed() => {
+                () = &mut dropped => {
                     self.leave(channel, &consumer).await;
                     return End::Done;
                 }
-                () = phase.reached(Phase::Leaving), if self.place.is_some() => {
+                () = &mut leaving, if !leaving.is_terminated() => {
                     self.leave(channel, &consumer).await;
                 }
                 Some(update) = self.updates.recv(), if self.place.is_some() => {

@@ -188,7 +188,12 @@ impl Presence {
         self.own().groups.keys().any(takes)
     }
 
-    pub(crate) fn has_responder(&self, topic: &Topic, to: Option<&Name>) -> bool {
+    /// Whether somebody responds, here or elsewhere.
+    pub(crate) fn knows_responder(&self, topic: &Topic, to: Option<&Name>) -> bool {
+        self.others.has_responder(topic, to) || self.has_responder(topic, to)
+    }
+
+    fn has_responder(&self, topic: &Topic, to: Option<&Name>) -> bool {
         let own = self.own();
         own.responders.keys().any(|(its, at)| its == topic && to.is_none_or(|to| to == at))
     }

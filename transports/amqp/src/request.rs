@@ -2,55 +2,37 @@
 //!
 //! The answers come on the channel that asked. Who asks writes the request in its own task, while
 //! the channel is there; one task brings the channel back and gives out the answers. Returned
-//! requests are matched by message id: lapin hands a return to whichever confirm comes next.
+//! requests are matched by message id.
 
-use std::collections::HashSet;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use busway_transport::{
     ContentType, FailureKind, MessageId, OutgoingRequest, Payload, Reply, TransportError,
 };
-use bytes::Bytes;
-use dashmap::DashMap;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::future::{Fuse, FusedFuture};
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use lapin::message::Delivery;
-use lapin::options::{BasicConsumeOptions, ConfirmSelectOptions};
-use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::Settings;
 use crate::connection::{Link, backoff};
-use crate::error::{self, short, timed_out, within};
-use crate::flight::{Cargo, Flight};
+use crate::desk::{Answer, Caller, Desk, Job, Sent, Todo, Waiting};
+use crate::error::{short, timed_out, within};
+use crate::flight::Cargo;
 use crate::properties;
-use crate::shared::lock;
 use crate::tasks::{Phase, PhaseWatch, Tasks};
 use crate::topology::Topology;
 
-/// The pseudo-queue of direct reply-to.
-const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+/// The pseudo-queue of direct reply-to; the address of a caller begins like it.
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-type Answer = Result<Reply, TransportError>;
-/// The callers that wait, by the id of their request. Each removes itself when it is dropped.
-type Waiting = Arc<DashMap<MessageId, Caller>>;
-
-struct Caller {
-    topic: String,
-    answer: oneshot::Sender<Answer>,
-}
-
-struct Job {
-    id: MessageId,
-    key: ShortString,
-    properties: BasicProperties,
-    payload: Bytes,
-    deadline: Instant,
-}
+/// How long what is unconfirmed may be open before it is looked at, up to twice that.
+const WHILE: Duration = Duration::from_millis(5);
 
 /// Asks. Clones share it.
 #[derive(Clone)]
@@ -68,21 +50,20 @@ impl Requests {
         phase: PhaseWatch,
     ) -> Self {
         let (jobs, queue) = mpsc::channel(settings.window);
-        let state = Mutex::new(State {
-            channel: None,
-            flying: FuturesUnordered::new(),
-            sent: HashSet::new(),
-            lost: None,
-            waker: Waker::noop().clone(),
-        });
-        let desk = Arc::new(Desk { settings, waiting: Waiting::default(), state });
+        let desk = Arc::new(Desk::new(settings));
         let asker =
             Asker { desk: desk.clone(), link: link.clone(), phase, jobs: queue, held: None };
         tasks.spawn(asker.run());
         Self { desk, jobs, link }
     }
 
-    pub(crate) async fn ask(&self, topology: &Topology, request: OutgoingRequest) -> Answer {
+    /// `known`: somebody is known to respond.
+    pub(crate) async fn ask(
+        &self,
+        topology: &Topology,
+        request: OutgoingRequest,
+        known: bool,
+    ) -> Answer {
         let OutgoingRequest { envelope, deadline, .. } = request;
         let start = Instant::now();
         let (id, topic) = (envelope.id, envelope.topic.clone());
@@ -101,10 +82,10 @@ impl Requests {
             .with_headers(table.done());
         let (answer, is_answered) = oneshot::channel();
         let waiting = &self.desk.waiting;
-        waiting.insert(id, Caller { topic: topic.to_string(), answer });
+        waiting.insert(id, Caller::new(topic.to_string(), answer));
         let _forget = Forget(waiting, id);
         let asked = async {
-            let job = Job { id, key, properties, payload, deadline };
+            let job = Job { id, key, properties, payload, deadline, known };
             if let Some(job) = self.desk.ask(job) {
                 self.jobs.send(job).await.map_err(|_| self.closed())?;
             }
@@ -113,6 +94,16 @@ impl Requests {
         tokio::time::timeout_at(deadline.into(), asked).await.unwrap_or_else(|_| {
             Err(timed_out(topic.as_str(), deadline.saturating_duration_since(start)))
         })
+    }
+
+    /// Answers a request over direct reply-to. Ready when the broker has routed it, or with the
+    /// answer when that is not known. `room`: how many may be open before they hold up somebody.
+    pub(crate) fn answer(
+        &self,
+        cargo: Cargo,
+        room: usize,
+    ) -> impl Future<Output = Result<Sent, TransportError>> + Send + 'static {
+        self.desk.answer(cargo, room).map_err(|_| TransportError::Closed)
     }
 
     /// Why nothing is asked any more: what ended the connection, or the bus.
@@ -127,145 +118,6 @@ struct Forget<'a>(&'a Waiting, MessageId);
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.0.remove(&self.1);
-    }
-}
-
-/// What callers and the asker's task share.
-struct Desk {
-    settings: Arc<Settings>,
-    waiting: Waiting,
-    state: Mutex<State>,
-}
-
-struct State {
-    channel: Option<Arc<Channel>>,
-    flying: FuturesUnordered<Flight<MessageId>>,
-    /// What is unanswered should the channel be lost.
-    sent: HashSet<MessageId>,
-    /// Why it was.
-    lost: Option<TransportError>,
-    /// Of the asker's task.
-    waker: Waker,
-}
-
-impl Desk {
-    fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-
-    /// Writes a request now, or gives it back: there is no channel, or no room.
-    fn ask(&self, job: Job) -> Option<Job> {
-        let mut state = self.state();
-        let Some(channel) = state.channel.clone() else { return Some(job) };
-        if state.flying.len() >= self.settings.window {
-            return Some(job);
-        }
-        let left = job.deadline.saturating_duration_since(Instant::now());
-        // Nobody waits for it any more.
-        if left.is_zero() || !self.waiting.contains_key(&job.id) {
-            return None;
-        }
-        state.sent.insert(job.id);
-        if state.sent.len() > 4 * self.settings.window.max(self.waiting.len()) {
-            state.sent.retain(|id| self.waiting.contains_key(id));
-        }
-        let expires = ShortString::from(properties::millis(left).max(1).to_string()); // at most 20 digits
-        let cargo = Cargo {
-            exchange: ShortString::default(),
-            key: job.key,
-            mandatory: true,
-            properties: job.properties.with_expiration(expires),
-            payload: job.payload,
-        };
-        state.flying.push(Flight::new(job.id, channel, cargo));
-        let waker = state.waker.clone();
-        let returned = self.hear(&mut state, &mut Context::from_waker(&waker));
-        let lost = state.lost.is_some();
-        drop(state);
-        if lost {
-            waker.wake();
-        }
-        self.unanswerable(returned);
-        None
-    }
-
-    /// Takes in what the broker said of requests. What came back is to be told.
-    fn hear(&self, state: &mut State, context: &mut Context<'_>) -> Vec<MessageId> {
-        let mut came_back = Vec::new();
-        while let Poll::Ready(Some((id, outcome))) = state.flying.poll_next_unpin(context) {
-            match outcome {
-                Ok(Confirmation::Ack(returned) | Confirmation::Nack(returned)) => {
-                    if let Some(returned) = returned {
-                        let id = properties::id_of(&returned.properties);
-                        state.sent.remove(&id);
-                        came_back.push(id);
-                    }
-                    // Whoever gave up meanwhile need not be remembered.
-                    if !self.waiting.contains_key(&id) {
-                        state.sent.remove(&id);
-                    }
-                }
-                Ok(Confirmation::NotRequested) => {}
-                Err(error) => {
-                    state.channel = None;
-                    state.lost = Some(match error::is_channel_error(&error) {
-                        true => error::calling(&self.settings, "a request", &error),
-                        false => lost(&error.to_string()),
-                    });
-                    break;
-                }
-            }
-        }
-        came_back
-    }
-
-    /// For the asker's task: ready when there is room, if that is wanted, or with why the channel
-    /// is lost.
-    fn poll(
-        &self,
-        context: &mut Context<'_>,
-        wants_room: bool,
-    ) -> Poll<Result<(), TransportError>> {
-        let mut state = self.state();
-        state.waker.clone_from(context.waker());
-        let returned = self.hear(&mut state, context);
-        let lost = state.lost.clone();
-        let has_room = state.flying.len() < self.settings.window;
-        drop(state);
-        self.unanswerable(returned);
-        match lost {
-            Some(error) => Poll::Ready(Err(error)),
-            None if wants_room && has_room => Poll::Ready(Ok(())),
-            None => Poll::Pending,
-        }
-    }
-
-    fn give(&self, id: MessageId, answer: Answer) {
-        // A late answer finds nobody, and harms nothing.
-        if let Some((_, caller)) = self.waiting.remove(&id) {
-            let _ = caller.answer.send(answer);
-        }
-    }
-
-    fn unanswerable(&self, returned: Vec<MessageId>) {
-        for id in returned {
-            if let Some((_, caller)) = self.waiting.remove(&id) {
-                let topic = caller.topic;
-                let _ = caller.answer.send(Err(TransportError::NoResponder { topic }));
-            }
-        }
-    }
-
-    /// What was sent may have been answered to nobody.
-    fn lost(&self, error: &TransportError) {
-        let mut state = self.state();
-        (state.channel, state.lost) = (None, None);
-        state.flying = FuturesUnordered::new();
-        let sent = std::mem::take(&mut state.sent);
-        drop(state);
-        for id in sent {
-            self.give(id, Err(error.clone()));
-        }
     }
 }
 
@@ -302,8 +154,9 @@ impl Asker {
             match self.open(&connection).await {
                 Ok((channel, replies)) => {
                     delays = backoff();
-                    self.desk.state().channel = Some(Arc::new(channel));
-                    let lost = self.ask_on(&connection, replies).await;
+                    let channel = Arc::new(channel);
+                    self.desk.open(channel.clone());
+                    let lost = self.ask_on(&connection, &channel, replies).await;
                     // What was not sent still waits.
                     self.desk.lost(&lost);
                 }
@@ -319,8 +172,6 @@ impl Asker {
     async fn open(&self, connection: &Connection) -> Result<(Channel, Consumer), TransportError> {
         let settings = &self.desk.settings;
         let channel = within(settings, "opening a channel", connection.create_channel()).await?;
-        let confirm = channel.confirm_select(ConfirmSelectOptions::default());
-        within(settings, "asking for confirms", confirm).await?;
         let consume = channel.basic_consume(
             REPLY_TO.into(),
             "".into(),
@@ -336,11 +187,14 @@ impl Asker {
     async fn ask_on(
         &mut self,
         connection: &Arc<Connection>,
+        channel: &Channel,
         mut replies: Consumer,
     ) -> TransportError {
         let (phase, link) = (self.phase.clone(), self.link.clone());
         let (closed, gone) = (phase.reached(Phase::Closed), link.long_gone(connection));
-        tokio::pin!(closed, gone);
+        let (tick, look) = (tokio::time::sleep(WHILE), Fuse::terminated());
+        tokio::pin!(closed, gone, tick, look);
+        let mut ticks = false;
         loop {
             self.held = self.held.take().and_then(|job| self.desk.ask(job));
             let wants_room = self.held.is_some();
@@ -350,17 +204,30 @@ impl Asker {
                 reply = replies.next() => match reply {
                     Some(Ok(delivery)) => {
                         if let Some((id, reply)) = decode(delivery) {
-                            self.desk.state().sent.remove(&id);
                             self.desk.give(id, Ok(reply));
                         }
                     }
                     Some(Err(error)) => return lost(&error.to_string()),
                     None => return lost("the broker ended the replies"),
                 },
-                room = poll_fn(|context| self.desk.poll(context, wants_room)) => {
-                    if let Err(lost) = room {
-                        return lost;
+                todo = poll_fn(|context| self.desk.poll(context, wants_room)) => match todo {
+                    Ok(Todo::Write) => {}
+                    Ok(Todo::Look(goal)) => {
+                        look.set(look_at(channel).map(move |seen| (goal, seen)).fuse());
                     }
+                    Ok(Todo::Tick) => {
+                        tick.as_mut().reset(tokio::time::Instant::now() + WHILE);
+                        ticks = true;
+                    }
+                    Err(lost) => return lost,
+                },
+                (goal, seen) = &mut look, if !look.is_terminated() => match seen {
+                    Ok(came_back) => self.desk.looked(goal, came_back.into_iter()),
+                    Err(error) => return lost(&error.to_string()),
+                },
+                () = &mut tick, if ticks => {
+                    ticks = self.desk.tick();
+                    tick.as_mut().reset(tokio::time::Instant::now() + WHILE);
                 }
                 Some(job) = self.jobs.recv(), if !wants_room => self.held = Some(job),
             }
@@ -369,13 +236,17 @@ impl Asker {
 
     fn end(&mut self, error: &TransportError) {
         self.jobs.close();
-        self.desk.lost(error);
-        let waiting = &self.desk.waiting;
-        let ids: Vec<MessageId> = waiting.iter().map(|entry| *entry.key()).collect();
-        for id in ids {
-            self.desk.give(id, Err(error.clone()));
-        }
+        self.desk.close(error);
     }
+}
+
+/// A call that the broker answers after everything written before. Gives what came back of that.
+async fn look_at(channel: &Channel) -> Result<Vec<MessageId>, lapin::Error> {
+    // It changes nothing: the one consumer is there already, and has no acks.
+    channel.basic_qos(0, BasicQosOptions::default()).await?;
+    // Without confirms this waits for nothing.
+    let returned = channel.wait_for_confirms().await?;
+    Ok(returned.iter().map(|message| properties::id_of(&message.properties)).collect())
 }
 
 fn lost(reason: &str) -> TransportError {

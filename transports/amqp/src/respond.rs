@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use busway_transport::{
-    Ask, Asks, FailureKind, Receipt, Replier, Reply, ResponderSpec, TransportError,
-};
+use busway_transport::{Ask, Asks, FailureKind, Replier, Reply, ResponderSpec, TransportError};
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt};
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 
 use crate::error::short;
+use crate::flight::Cargo;
 use crate::presence::Registration;
 use crate::properties::{self, Table};
 use crate::publish::Outgoing;
+use crate::request::REPLY_TO;
 use crate::served::{self, After, Answer, Settle, Taken, Work};
 use crate::shared::Shared;
 use crate::topology::Stand;
@@ -139,7 +139,7 @@ impl Work for Responder {
 enum Verdict {
     Reply(Reply),
     /// The answer was written already.
-    Replied(BoxFuture<'static, Result<Receipt, TransportError>>),
+    Replied(BoxFuture<'static, Result<(), TransportError>>),
 }
 
 impl Responder {
@@ -159,26 +159,63 @@ impl Responder {
         let Some(reply_to) = taken.properties.reply_to().clone() else {
             return Verdict::Reply(reply);
         };
-        match self.shared.back.try_reserve() {
-            Ok(Some(slot)) => match self.answer(taken, reply_to, reply) {
-                Ok(out) => Verdict::Replied(slot.commit(out)),
-                Err(error) => Verdict::Replied(Box::pin(std::future::ready(Err(error)))),
+        let slot = match is_direct(&reply_to) {
+            true => None,
+            false => match self.shared.back.try_reserve() {
+                Ok(Some(slot)) => Some(slot),
+                _ => return Verdict::Reply(reply),
             },
-            _ => Verdict::Reply(reply),
-        }
+        };
+        Verdict::Replied(match (self.answer(taken, reply_to, reply), slot) {
+            (Ok(out), Some(slot)) => slot.commit(out).map(|sent| sent.map(drop)).boxed(),
+            (Ok(out), None) => self.send_direct(out).boxed(),
+            (Err(error), _) => std::future::ready(Err(error)).boxed(),
+        })
     }
 
     /// Answers, if somebody wants to know, and is done with the request whatever comes of it.
     async fn reply(&self, taken: &Taken, reply: Reply) -> After {
         let Some(reply_to) = taken.properties.reply_to().clone() else { return After::Ack };
-        let sent = match self.answer(taken, reply_to, reply) {
-            Ok(out) => self.shared.back.send(out).await,
+        let is_direct = is_direct(&reply_to);
+        self.replied(match self.answer(taken, reply_to, reply) {
+            Ok(out) if is_direct => self.send_direct(out).await,
+            Ok(out) => self.shared.back.send(out).await.map(drop),
             Err(error) => Err(error),
-        };
-        self.replied(sent)
+        })
     }
 
-    fn replied(&self, sent: Result<Receipt, TransportError>) -> After {
+    /// To a caller's channel, without a confirm: there is no queue in which it could get lost, so
+    /// it is the caller's when it was routed. If that is not known it is sent again, with one.
+    fn send_direct(
+        &self,
+        out: Outgoing,
+    ) -> impl Future<Output = Result<(), TransportError>> + Send + 'static {
+        let Outgoing { id, what, exchange, key, mandatory, properties, payload, .. } = out;
+        let cargo = Cargo { exchange, key, mandatory, properties, payload };
+        // As many as are acked together.
+        let room = (self.spec.concurrency / 4).max(1);
+        let sent = self.shared.requests.answer(cargo, room);
+        let shared = self.shared.clone();
+        async move {
+            let Err(cargo) = sent.await? else { return Ok(()) };
+            let Cargo { exchange, key, mandatory, properties, payload } = cargo;
+            let (needs, replaces) = (None, None);
+            let out = Outgoing {
+                id,
+                what,
+                exchange,
+                key,
+                mandatory,
+                properties,
+                payload,
+                needs,
+                replaces,
+            };
+            shared.back.send(out).await.map(drop)
+        }
+    }
+
+    fn replied(&self, sent: Result<(), TransportError>) -> After {
         if let Err(error) = sent {
             tracing::warn!(%error, topic = %self.spec.topic, "an answer was lost");
         }
@@ -218,6 +255,11 @@ impl Responder {
             replaces: None,
         })
     }
+}
+
+/// Whether an answer goes to the caller's channel itself, and not to a queue.
+fn is_direct(reply_to: &ShortString) -> bool {
+    reply_to.as_str().strip_prefix(REPLY_TO).is_some_and(|address| address.starts_with('.'))
 }
 
 fn encode(reply: Reply, topic: &str) -> Result<(BasicProperties, Bytes), TransportError> {

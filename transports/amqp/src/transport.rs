@@ -177,9 +177,7 @@ impl Transport for AmqpTransport {
 
     fn responders(&self, route: &Route) -> Interest {
         let (presence, to) = (&self.shared.presence, route.to.as_ref());
-        let known = presence.others.has_responder(&route.topic, to)
-            || presence.has_responder(&route.topic, to);
-        if known { Interest::Yes } else { Interest::Unknown }
+        if presence.knows_responder(&route.topic, to) { Interest::Yes } else { Interest::Unknown }
     }
 
     fn express(&self, common: Common) -> Option<Arc<dyn Express>> {
@@ -239,7 +237,9 @@ impl Transport for AmqpTransport {
 
     async fn request(&self, request: OutgoingRequest) -> Result<Reply, TransportError> {
         self.ensure_not_closed()?;
-        self.shared.requests.ask(&self.shared.topology, request).await
+        let Envelope { topic, to, .. } = &request.envelope;
+        let known = self.shared.presence.knows_responder(topic, to.as_ref());
+        self.shared.requests.ask(&self.shared.topology, request, known).await
     }
 
     async fn flush(&self, deadline: Instant) -> Result<(), TransportError> {

@@ -1,8 +1,8 @@
 use std::time::{Duration, Instant};
 
 use busway_transport::{
-    Asks, ContentType, FailureKind, OutgoingRequest, Payload, Reply, ResponderSpec, Transport,
-    TransportError,
+    Asks, ContentType, FailureKind, Interest, OutgoingRequest, Payload, PeerId, Reply,
+    ResponderSpec, Route, Transport, TransportError,
 };
 use futures::StreamExt;
 
@@ -72,6 +72,33 @@ fn nobody_there_is_told_at_once() {
         b.close().await;
         let error = a.ask("x.ask", None, hour).await.unwrap_err();
         assert!(matches!(error, TransportError::NoResponder { .. }), "{error:?}");
+        a.close().await;
+    });
+}
+
+#[test]
+fn a_responder_that_all_believe_in_but_is_gone_is_told_too() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let a = connect(broker, &bus).await;
+        // What a responder leaves behind that was killed: its peers know it, its queue has gone.
+        let raw = lapin::Connection::connect(broker.url(), Default::default()).await.unwrap();
+        let channel = raw.create_channel().await.unwrap();
+        let hello = format!(
+            r#"{{"kind":"state","peer":"{}","responders":[{{"endpoint":"oracle","topic":"x.ask"}}]}}"#,
+            PeerId::random()
+        );
+        let exchange = format!("{bus}.presence").into();
+        let (options, properties) = Default::default();
+        let sent =
+            channel.basic_publish(exchange, "".into(), options, hello.as_bytes(), properties);
+        sent.await.unwrap();
+        let route = Route::new(topic("x.ask"), None);
+        a.host.saw(|_| a.transport.responders(&route) == Interest::Yes).await;
+        // A limit far over the watchdog.
+        let error = a.ask("x.ask", None, Duration::from_secs(3600)).await.unwrap_err();
+        assert!(matches!(error, TransportError::NoResponder { .. }), "{error:?}");
+        raw.close(200, "done".into()).await.unwrap();
         a.close().await;
     });
 }
