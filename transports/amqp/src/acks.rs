@@ -19,6 +19,11 @@ const MOST: usize = 64;
 /// How long an ack may wait for others, when what is unacked holds nothing up.
 pub(crate) const LINGER: Duration = Duration::from_millis(1);
 
+/// How many are acked together.
+pub(crate) fn batch(prefetch: usize) -> usize {
+    (prefetch / 4).clamp(1, MOST)
+}
+
 /// What is settled on one channel and what the broker knows of it.
 pub(crate) struct Acks {
     channel: Channel,
@@ -33,8 +38,7 @@ pub(crate) type Telling = BoxFuture<'static, usize>;
 
 impl Acks {
     pub(crate) fn new(channel: Channel, prefetch: u16) -> Self {
-        let batch = (usize::from(prefetch) / 4).clamp(1, MOST);
-        Self { channel, batch, tags: Tags::default() }
+        Self { channel, batch: batch(usize::from(prefetch)), tags: Tags::default() }
     }
 
     /// A delivery is done with, and is to be acked. What counts it goes when it is.

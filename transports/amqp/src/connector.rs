@@ -117,12 +117,19 @@ async fn connect(
         let (link, rebind) = (publish.clone(), rebind.clone());
         Publisher::start(settings, link, exchanges, told, rebind, &tasks, phase.clone())
     };
+    let back = publisher(None);
     let (presence, wishes) =
         Presence::new(peer, Peers::new(peer, host.clone(), rebind.clone()), rebind.clone());
     let shared = Arc::new(Shared {
         events: publisher(Some(host.clone())),
-        back: publisher(None),
-        requests: Requests::start(settings.clone(), publish.clone(), &tasks, phase.clone()),
+        requests: Requests::start(
+            settings.clone(),
+            publish.clone(),
+            back.clone(),
+            &tasks,
+            phase.clone(),
+        ),
+        back,
         topology,
         peer,
         host,

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use busway_transport::{MessageId, Reply, TransportError};
 use bytes::Bytes;
@@ -18,13 +18,17 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::address::Settings;
+use crate::answers::{self, Confirm, Kept};
 use crate::error;
 use crate::flight::{Cargo, Flight};
 use crate::properties;
 use crate::shared::lock;
+
+/// How long what is unconfirmed may be open before it is looked at, up to twice that.
+pub(crate) const WHILE: Duration = Duration::from_millis(5);
 
 pub(crate) type Answer = Result<Reply, TransportError>;
 /// The callers that wait, by the id of their request. Each removes itself when it is dropped.
@@ -54,19 +58,12 @@ pub(crate) struct Job {
     pub(crate) known: bool,
 }
 
-/// What became of an answer: it was routed, or is given back, for that is not known.
-pub(crate) type Sent = Result<(), Cargo>;
-
-/// An answer that may not have been routed yet, and who hears what becomes of it.
-struct Kept {
-    cargo: Cargo,
-    sent: oneshot::Sender<Sent>,
-}
-
 /// What callers, responders and the task of [`Requests`](crate::request::Requests) share.
 pub(crate) struct Desk {
     pub(crate) settings: Arc<Settings>,
     pub(crate) waiting: Waiting,
+    /// For answers of which it is not known whether they were routed.
+    confirm: Confirm,
     state: Mutex<State>,
 }
 
@@ -87,9 +84,18 @@ enum Look {
     Calling,
 }
 
+/// What is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Request,
+    Answer,
+}
+
 struct State {
     channel: Option<Arc<Channel>>,
-    flying: FuturesUnordered<Flight<u64>>,
+    flying: FuturesUnordered<Flight<Kind>>,
+    /// How many of those are requests. Answers need no room: their responders' prefetch bounds them.
+    asking: usize,
     /// The number of the next message.
     next: u64,
     /// All before this one are written: lapin writes in order.
@@ -105,6 +111,7 @@ struct State {
     ticks: bool,
     /// What is unanswered should the channel be lost.
     asked: BTreeMap<u64, MessageId>,
+    /// Those that may not have been routed yet.
     answers: BTreeMap<u64, Kept>,
     /// Why the channel was lost.
     lost: Option<TransportError>,
@@ -115,10 +122,11 @@ struct State {
 }
 
 impl Desk {
-    pub(crate) fn new(settings: Arc<Settings>) -> Self {
+    pub(crate) fn new(settings: Arc<Settings>, confirm: Confirm) -> Self {
         let state = Mutex::new(State {
             channel: None,
             flying: FuturesUnordered::new(),
+            asking: 0,
             next: 1,
             written: 1,
             looked: 1,
@@ -132,7 +140,7 @@ impl Desk {
             waits: false,
             waker: Waker::noop().clone(),
         });
-        Self { settings, waiting: Waiting::default(), state }
+        Self { settings, waiting: Waiting::default(), confirm, state }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -144,7 +152,7 @@ impl Desk {
         let mut state = self.state();
         state.hear(&self.settings);
         let Some(channel) = state.channel.clone() else { return Some(job) };
-        if state.flying.len() >= self.settings.window {
+        if state.asking >= self.settings.window {
             return Some(job);
         }
         let left = job.deadline.saturating_duration_since(Instant::now());
@@ -154,8 +162,10 @@ impl Desk {
             _ => return None,
         }
         let expires = ShortString::from(properties::millis(left).max(1).to_string()); // at most 20 digits
+        state.asking += 1;
         let number = state.write(
             &channel,
+            Kind::Request,
             Cargo {
                 exchange: ShortString::default(),
                 key: job.key,
@@ -168,26 +178,31 @@ impl Desk {
         if state.asked.len() > 4 * self.settings.window.max(self.waiting.len()) {
             state.asked.retain(|_, id| self.waiting.contains_key(id));
         }
-        state.hurry |= !job.known;
+        // A look in a while would come after the deadline.
+        state.hurry |= !job.known || left < 4 * WHILE;
         self.written(state);
         None
     }
 
-    /// Writes an answer now. Resolves when the broker has routed it, or with the answer when there
-    /// is no channel, or it was lost before. `room`: how many may be open before they hold up
-    /// somebody.
-    pub(crate) fn answer(&self, cargo: Cargo, room: usize) -> oneshot::Receiver<Sent> {
-        let (sent, is_sent) = oneshot::channel();
+    /// Writes an answer now, or has it confirmed when there is no channel, or that is lost before it
+    /// is known that the answer was routed. `room`: how many may be open before they hold up
+    /// their responder.
+    pub(crate) fn answer(&self, kept: Kept, room: usize) {
         let mut state = self.state();
         let Some(channel) = state.channel.clone() else {
-            let _ = sent.send(Err(cargo));
-            return is_sent;
+            drop(state);
+            return self.confirm(kept);
         };
-        let number = state.write(&channel, cargo.clone());
-        state.answers.insert(number, Kept { cargo, sent });
-        state.hurry |= state.answers.len() >= room;
+        let number = state.write(&channel, Kind::Answer, kept.out.cargo());
+        state.keep(number, kept, room);
         self.written(state);
-        is_sent
+    }
+
+    /// Sends an answer with a confirm.
+    pub(crate) fn confirm(&self, kept: Kept) {
+        if let Err(mpsc::error::SendError(kept)) = self.confirm.send(kept) {
+            answers::lost(&kept.out.what, &TransportError::Closed);
+        }
     }
 
     /// After a write: has it begin, and wakes the task if that has something to do.
@@ -230,7 +245,7 @@ impl Desk {
                 state.look = Look::Calling;
                 Todo::Look(goal)
             }
-            _ if wants_room && state.flying.len() < self.settings.window => Todo::Write,
+            _ if wants_room && state.asking < self.settings.window => Todo::Write,
             _ if !state.ticks && state.is_open() => {
                 (state.ticks, state.mark) = (true, state.next);
                 Todo::Tick
@@ -259,10 +274,7 @@ impl Desk {
         let later = state.answers.split_off(&goal);
         let routed = std::mem::replace(&mut state.answers, later);
         drop(state);
-        for kept in routed.into_values() {
-            // Nobody waits for it when its delivery went back to the broker.
-            let _ = kept.sent.send(Ok(()));
-        }
+        routed.into_values().for_each(Kept::done);
         for id in came_back {
             if let Some((number, caller)) = self.called(id) {
                 self.state().asked.remove(&number);
@@ -289,14 +301,12 @@ impl Desk {
     pub(crate) fn lost(&self, error: &TransportError) {
         let mut state = self.state();
         (state.channel, state.lost) = (None, None);
-        state.flying = FuturesUnordered::new();
+        (state.flying, state.asking) = (FuturesUnordered::new(), 0);
         (state.look, state.hurry, state.ticks) = (Look::Idle, false, false);
         let asked = std::mem::take(&mut state.asked);
         let answers = std::mem::take(&mut state.answers);
         drop(state);
-        for Kept { cargo, sent } in answers.into_values() {
-            let _ = sent.send(Err(cargo));
-        }
+        answers.into_values().for_each(|kept| self.confirm(kept));
         for id in asked.into_values() {
             self.give(id, Err(error.clone()));
         }
@@ -314,11 +324,16 @@ impl Desk {
 }
 
 impl State {
-    fn write(&mut self, channel: &Arc<Channel>, cargo: Cargo) -> u64 {
+    fn write(&mut self, channel: &Arc<Channel>, kind: Kind, cargo: Cargo) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.flying.push(Flight::new(number, channel.clone(), cargo));
+        self.flying.push(Flight::new(kind, channel.clone(), cargo));
         number
+    }
+
+    fn keep(&mut self, number: u64, kept: Kept, room: usize) {
+        self.answers.insert(number, kept);
+        self.hurry |= self.answers.len() >= room;
     }
 
     /// Whether anything is there of which it is not known whether it was routed.
@@ -331,18 +346,92 @@ impl State {
     fn hear(&mut self, settings: &Settings) {
         let waker = if self.waits { self.waker.clone() } else { Waker::noop().clone() };
         let mut context = Context::from_waker(&waker);
-        while let Poll::Ready(Some((_, outcome))) = self.flying.poll_next_unpin(&mut context) {
+        while let Poll::Ready(Some((kind, outcome))) = self.flying.poll_next_unpin(&mut context) {
+            self.asking -= usize::from(kind == Kind::Request);
             match outcome {
                 Ok(_) => self.written += 1,
                 Err(error) => {
                     self.channel = None;
-                    self.lost = Some(match error::is_channel_error(&error) {
-                        true => error::calling(settings, "a request", &error),
-                        false => TransportError::Disconnected { reason: error.to_string() },
-                    });
+                    self.lost = Some(error::losing(settings, &error));
                     break;
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use busway_transport::MessageId;
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::publish::Outgoing;
+    use crate::tasks::Gauge;
+
+    fn desk() -> (Desk, mpsc::UnboundedReceiver<Kept>) {
+        let settings = Settings::parse(&"amqp://h?bus=b".parse().unwrap()).unwrap();
+        let (confirm, confirmed) = mpsc::unbounded_channel();
+        (Desk::new(Arc::new(settings), confirm), confirmed)
+    }
+
+    /// An answer for whose end nobody waits: its delivery has gone.
+    fn answer(work: &Gauge) -> Kept {
+        let out = Outgoing {
+            id: MessageId::new(),
+            what: "shop.price".into(),
+            exchange: "".into(),
+            key: "".into(),
+            mandatory: false,
+            properties: Default::default(),
+            payload: Default::default(),
+            needs: None,
+            replaces: None,
+        };
+        Kept::new(out, work.count()).0
+    }
+
+    #[test]
+    fn answers_that_may_not_be_out_are_confirmed_and_the_bus_waits_for_them() {
+        let ((desk, mut confirmed), work) = (desk(), Gauge::new());
+        let (early, written) = (answer(&work), answer(&work));
+        let ids = [early.out.id, written.out.id];
+        // There is no channel yet.
+        desk.answer(early, 1);
+        desk.state().keep(1, written, 16);
+        desk.lost(&TransportError::Closed);
+        for id in ids {
+            assert!(work.zero().now_or_never().is_none());
+            let kept = confirmed.try_recv().unwrap();
+            assert_eq!(kept.out.id, id);
+            kept.done();
+        }
+        assert!(work.zero().now_or_never().is_some());
+        // Once each.
+        desk.lost(&TransportError::Closed);
+        assert!(confirmed.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_look_ends_what_was_written_before_it_alone() {
+        let ((desk, mut confirmed), work) = (desk(), Gauge::new());
+        let (before, after) = (answer(&work), answer(&work));
+        let id = after.out.id;
+        desk.state().keep(1, before, 16);
+        desk.state().keep(2, after, 16);
+        desk.looked(2, std::iter::empty());
+        desk.close(&TransportError::Closed);
+        assert_eq!(confirmed.try_recv().unwrap().out.id, id);
+        assert!(confirmed.try_recv().is_err());
+        assert!(work.zero().now_or_never().is_some());
+    }
+
+    #[test]
+    fn answers_that_take_all_the_room_are_looked_at_at_once() {
+        let ((desk, _confirmed), work) = (desk(), Gauge::new());
+        desk.state().keep(1, answer(&work), 2);
+        assert!(!desk.state().hurry);
+        desk.state().keep(2, answer(&work), 2);
+        assert!(desk.state().hurry);
     }
 }

@@ -56,6 +56,14 @@ pub(crate) fn is_channel_error(error: &Error) -> bool {
     error.is_amqp_soft_error() || matches!(error.kind(), ErrorKind::SerialisationError(_))
 }
 
+/// Why a channel was lost on which requests are asked.
+pub(crate) fn losing(settings: &Settings, error: &Error) -> TransportError {
+    match is_channel_error(error) {
+        true => calling(settings, "a request", error),
+        false => TransportError::Disconnected { reason: error.to_string() },
+    }
+}
+
 /// Whether trying again can help.
 pub(crate) fn is_final(error: &TransportError) -> bool {
     matches!(error, TransportError::Denied { .. } | TransportError::Rejected { .. })

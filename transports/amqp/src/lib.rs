@@ -25,6 +25,7 @@
 mod acks;
 mod address;
 mod again;
+mod answers;
 mod clock;
 mod confirms;
 mod connection;

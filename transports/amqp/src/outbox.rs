@@ -370,13 +370,7 @@ impl Job {
 
     fn cargo(&self) -> Cargo {
         match self {
-            Self::Whole(out, _) => Cargo {
-                exchange: out.exchange.clone(),
-                key: out.key.clone(),
-                mandatory: out.mandatory,
-                properties: out.properties.clone(),
-                payload: out.payload.clone(),
-            },
+            Self::Whole(out, _) => out.cargo(),
             Self::Short(short) => short.cargo(),
         }
     }

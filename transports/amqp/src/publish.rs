@@ -18,6 +18,7 @@ use crate::address::Settings;
 use crate::connection::Link;
 use crate::error::timed_out;
 use crate::express::Short;
+use crate::flight::Cargo;
 use crate::outbox::{Job, Outbox};
 use crate::rebind::Rebind;
 use crate::sender::Sender;
@@ -40,6 +41,18 @@ pub(crate) struct Outgoing {
     pub(crate) needs: Option<Stand>,
     /// The delivery that it replaces: pointless once that has gone back to the broker.
     pub(crate) replaces: Option<Acker>,
+}
+
+impl Outgoing {
+    pub(crate) fn cargo(&self) -> Cargo {
+        Cargo {
+            exchange: self.exchange.clone(),
+            key: self.key.clone(),
+            mandatory: self.mandatory,
+            properties: self.properties.clone(),
+            payload: self.payload.clone(),
+        }
+    }
 }
 
 pub(crate) type Answer = Result<Receipt, TransportError>;

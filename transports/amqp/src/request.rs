@@ -6,33 +6,35 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use busway_transport::{
     ContentType, FailureKind, MessageId, OutgoingRequest, Payload, Reply, TransportError,
 };
 use futures::future::{Fuse, FusedFuture};
-use futures::{FutureExt, StreamExt, TryFutureExt};
+use futures::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
-use lapin::types::FieldTable;
+use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::Settings;
+use crate::answers::{self, Kept};
 use crate::connection::{Link, backoff};
-use crate::desk::{Answer, Caller, Desk, Job, Sent, Todo, Waiting};
-use crate::error::{short, timed_out, within};
-use crate::flight::Cargo;
+use crate::desk::{Answer, Caller, Desk, Job, Todo, WHILE, Waiting};
+use crate::error::{OPERATION, losing, short, timed_out, within};
 use crate::properties;
+use crate::publish::Publisher;
 use crate::tasks::{Phase, PhaseWatch, Tasks};
 use crate::topology::Topology;
 
 /// The pseudo-queue of direct reply-to; the address of a caller begins like it.
-pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
-/// How long what is unconfirmed may be open before it is looked at, up to twice that.
-const WHILE: Duration = Duration::from_millis(5);
+/// A larger answer goes over the confirmed channel: a broker that refuses it closes its channel, and
+/// on this one everybody's requests would fail, or wait behind it.
+const LARGE: usize = 128 * 1024;
 
 /// Asks. Clones share it.
 #[derive(Clone)]
@@ -46,11 +48,14 @@ impl Requests {
     pub(crate) fn start(
         settings: Arc<Settings>,
         link: Link,
+        back: Publisher,
         tasks: &Tasks,
         phase: PhaseWatch,
     ) -> Self {
         let (jobs, queue) = mpsc::channel(settings.window);
-        let desk = Arc::new(Desk::new(settings));
+        let (confirm, answers) = mpsc::unbounded_channel();
+        tasks.spawn(answers::confirm_all(back, answers, phase.clone()));
+        let desk = Arc::new(Desk::new(settings, confirm));
         let asker =
             Asker { desk: desk.clone(), link: link.clone(), phase, jobs: queue, held: None };
         tasks.spawn(asker.run());
@@ -96,14 +101,14 @@ impl Requests {
         })
     }
 
-    /// Answers a request over direct reply-to. Ready when the broker has routed it, or with the
-    /// answer when that is not known. `room`: how many may be open before they hold up somebody.
-    pub(crate) fn answer(
-        &self,
-        cargo: Cargo,
-        room: usize,
-    ) -> impl Future<Output = Result<Sent, TransportError>> + Send + 'static {
-        self.desk.answer(cargo, room).map_err(|_| TransportError::Closed)
+    /// Answers a request. `room`: how many answers may be open before they hold up their responder.
+    pub(crate) fn answer(&self, kept: Kept, room: usize) {
+        // There is no queue in which it could get lost: it is the caller's when it was routed.
+        if is_direct(&kept.out.key) && kept.out.payload.len() <= LARGE {
+            self.desk.answer(kept, room);
+        } else {
+            self.desk.confirm(kept);
+        }
     }
 
     /// Why nothing is asked any more: what ended the connection, or the bus.
@@ -190,7 +195,7 @@ impl Asker {
         channel: &Channel,
         mut replies: Consumer,
     ) -> TransportError {
-        let (phase, link) = (self.phase.clone(), self.link.clone());
+        let (phase, link, desk) = (self.phase.clone(), self.link.clone(), self.desk.clone());
         let (closed, gone) = (phase.reached(Phase::Closed), link.long_gone(connection));
         let (tick, look) = (tokio::time::sleep(WHILE), Fuse::terminated());
         tokio::pin!(closed, gone, tick, look);
@@ -207,13 +212,14 @@ impl Asker {
                             self.desk.give(id, Ok(reply));
                         }
                     }
-                    Some(Err(error)) => return lost(&error.to_string()),
+                    Some(Err(error)) => return losing(&desk.settings, &error),
                     None => return lost("the broker ended the replies"),
                 },
                 todo = poll_fn(|context| self.desk.poll(context, wants_room)) => match todo {
                     Ok(Todo::Write) => {}
                     Ok(Todo::Look(goal)) => {
-                        look.set(look_at(channel).map(move |seen| (goal, seen)).fuse());
+                        let looking = look_at(&desk.settings, connection, channel);
+                        look.set(looking.map(move |seen| (goal, seen)).fuse());
                     }
                     Ok(Todo::Tick) => {
                         tick.as_mut().reset(tokio::time::Instant::now() + WHILE);
@@ -223,7 +229,7 @@ impl Asker {
                 },
                 (goal, seen) = &mut look, if !look.is_terminated() => match seen {
                     Ok(came_back) => self.desk.looked(goal, came_back.into_iter()),
-                    Err(error) => return lost(&error.to_string()),
+                    Err(error) => return error,
                 },
                 () = &mut tick, if ticks => {
                     ticks = self.desk.tick();
@@ -241,12 +247,30 @@ impl Asker {
 }
 
 /// A call that the broker answers after everything written before. Gives what came back of that.
-async fn look_at(channel: &Channel) -> Result<Vec<MessageId>, lapin::Error> {
+async fn look_at(
+    settings: &Settings,
+    connection: &Connection,
+    channel: &Channel,
+) -> Result<Vec<MessageId>, TransportError> {
     // It changes nothing: the one consumer is there already, and has no acks.
-    channel.basic_qos(0, BasicQosOptions::default()).await?;
+    let qos = channel.basic_qos(0, BasicQosOptions::default());
+    tokio::pin!(qos);
+    loop {
+        match tokio::time::timeout(OPERATION, &mut qos).await {
+            Ok(done) => break done.map_err(|error| losing(settings, &error))?,
+            // It goes on when the broker does.
+            Err(_) if connection.status().blocked() => {}
+            Err(_) => return Err(lost("the broker does not answer")),
+        }
+    }
     // Without confirms this waits for nothing.
-    let returned = channel.wait_for_confirms().await?;
+    let returned = channel.wait_for_confirms().await.map_err(|error| losing(settings, &error))?;
     Ok(returned.iter().map(|message| properties::id_of(&message.properties)).collect())
+}
+
+/// Whether an answer goes to the caller's channel itself, and not to a queue.
+fn is_direct(reply_to: &ShortString) -> bool {
+    reply_to.as_str().strip_prefix(REPLY_TO).is_some_and(|address| address.starts_with('.'))
 }
 
 fn lost(reason: &str) -> TransportError {

@@ -1,20 +1,21 @@
 //! Responders: requests from the queue of their name, and from the queue of endpoint and name.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use busway_transport::{Ask, Asks, FailureKind, Replier, Reply, ResponderSpec, TransportError};
 use bytes::Bytes;
-use futures::future::{BoxFuture, FutureExt};
 use lapin::BasicProperties;
 use lapin::types::ShortString;
+use tokio::sync::oneshot;
 
+use crate::acks;
+use crate::answers::{self, Kept};
 use crate::error::short;
-use crate::flight::Cargo;
 use crate::presence::Registration;
 use crate::properties::{self, Table};
 use crate::publish::Outgoing;
-use crate::request::REPLY_TO;
 use crate::served::{self, After, Answer, Settle, Taken, Work};
 use crate::shared::Shared;
 use crate::topology::Stand;
@@ -30,6 +31,8 @@ pub(crate) async fn respond(
     let responder = Responder {
         any: shared.topology.responder(&spec.topic, None)?,
         own: shared.topology.responder(&spec.topic, Some(&spec.endpoint))?,
+        held_any: Arc::default(),
+        held_own: Arc::default(),
         spec: Arc::new(spec),
         shared: shared.clone(),
     };
@@ -44,11 +47,14 @@ struct Responder {
     spec: Arc<ResponderSpec>,
     any: Stand,
     own: Stand,
+    /// How many places are taken of what each queue may have in our hands.
+    held_any: Arc<AtomicUsize>,
+    held_own: Arc<AtomicUsize>,
 }
 
 impl Work for Responder {
     type Item = Ask;
-    type Verdict = Verdict;
+    type Verdict = Replied;
 
     fn stands(&self) -> Vec<Stand> {
         vec![self.any.clone(), self.own.clone()]
@@ -63,33 +69,35 @@ impl Work for Responder {
         u16::try_from(self.spec.concurrency.max(1)).unwrap_or(u16::MAX)
     }
 
-    fn take(&self, taken: &Taken, answer: Answer<Verdict>) -> Result<Ask, Verdict> {
+    fn take(&self, taken: &Taken, answer: Answer<Replied>) -> Result<Ask, Replied> {
+        let held = Held::new(self.held(&taken.queue));
         if taken.redelivered {
             // Somebody had it and went away, perhaps in the middle: never run it twice.
-            return Err(Verdict::Reply(Reply::Failed {
+            let reply = Reply::Failed {
                 kind: FailureKind::Abandoned,
                 text: "the responder went away before it answered".into(),
-            }));
+            };
+            return Err(Replied { done: self.reply(taken, reply), held });
         }
         let topic = self.spec.topic.clone();
         let envelope = properties::decode(topic, &taken.properties, taken.payload.clone());
         let deadline = taken.arrived + self.left_of(taken);
         let responder = self.clone();
         let replier = Replier::new(move |reply| {
-            let verdict = responder.reply_now(answer.to(), reply);
-            answer.give(verdict);
+            let done = responder.reply(answer.to(), reply);
+            answer.give(Replied { done, held });
         });
         // RabbitMQ does not tell when a caller has gone.
         Ok(Ask::new(envelope, deadline, replier, Box::pin(std::future::pending())))
     }
 
-    fn settle(&self, taken: Arc<Taken>, verdict: Verdict) -> Settle {
-        let responder = self.clone();
+    fn settle(&self, _taken: Arc<Taken>, Replied { done, held }: Replied) -> Settle {
+        let Some(done) = done else { return Settle::Now(After::Ack) };
         Settle::Later(Box::pin(async move {
-            match verdict {
-                Verdict::Reply(reply) => responder.reply(&taken, reply).await,
-                Verdict::Replied(confirmed) => responder.replied(confirmed.await),
-            }
+            // An error: the bus closed.
+            let _ = done.await;
+            drop(held);
+            After::Ack
         }))
     }
 
@@ -128,18 +136,42 @@ impl Work for Responder {
                         kind: FailureKind::Abandoned,
                         text: "the last responder left".into(),
                     };
-                    responder.reply(&taken, reply).await
+                    if let Some(done) = responder.reply(&taken, reply) {
+                        let _ = done.await;
+                    }
+                    After::Ack
                 }
             }
         }))
     }
 }
 
-/// How a request is answered.
-enum Verdict {
-    Reply(Reply),
-    /// The answer was written already.
-    Replied(BoxFuture<'static, Result<(), TransportError>>),
+/// A request that was answered, and when the broker has the answer, if somebody wanted one.
+struct Replied {
+    done: Option<oneshot::Receiver<()>>,
+    held: Held,
+}
+
+/// A request that takes one of a queue's places, until the broker has its answer.
+struct Held(Arc<AtomicUsize>);
+
+impl Held {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many answers may be open before they hold up their responder: as many as are acked
+/// together, but none when all places are taken.
+fn room(held: usize, prefetch: usize) -> usize {
+    if held >= prefetch { 1 } else { acks::batch(prefetch) }
 }
 
 impl Responder {
@@ -154,72 +186,28 @@ impl Responder {
         timeout.saturating_sub(before)
     }
 
-    /// Answers in the task of whoever has the answer, if there is room.
-    fn reply_now(&self, taken: &Taken, reply: Reply) -> Verdict {
-        let Some(reply_to) = taken.properties.reply_to().clone() else {
-            return Verdict::Reply(reply);
-        };
-        let slot = match is_direct(&reply_to) {
-            true => None,
-            false => match self.shared.back.try_reserve() {
-                Ok(Some(slot)) => Some(slot),
-                _ => return Verdict::Reply(reply),
-            },
-        };
-        Verdict::Replied(match (self.answer(taken, reply_to, reply), slot) {
-            (Ok(out), Some(slot)) => slot.commit(out).map(|sent| sent.map(drop)).boxed(),
-            (Ok(out), None) => self.send_direct(out).boxed(),
-            (Err(error), _) => std::future::ready(Err(error)).boxed(),
-        })
+    /// How many requests of a queue take a place.
+    fn held(&self, queue: &ShortString) -> &Arc<AtomicUsize> {
+        if *queue == self.own.queue { &self.held_own } else { &self.held_any }
     }
 
-    /// Answers, if somebody wants to know, and is done with the request whatever comes of it.
-    async fn reply(&self, taken: &Taken, reply: Reply) -> After {
-        let Some(reply_to) = taken.properties.reply_to().clone() else { return After::Ack };
-        let is_direct = is_direct(&reply_to);
-        self.replied(match self.answer(taken, reply_to, reply) {
-            Ok(out) if is_direct => self.send_direct(out).await,
-            Ok(out) => self.shared.back.send(out).await.map(drop),
-            Err(error) => Err(error),
-        })
-    }
-
-    /// To a caller's channel, without a confirm: there is no queue in which it could get lost, so
-    /// it is the caller's when it was routed. If that is not known it is sent again, with one.
-    fn send_direct(
-        &self,
-        out: Outgoing,
-    ) -> impl Future<Output = Result<(), TransportError>> + Send + 'static {
-        let Outgoing { id, what, exchange, key, mandatory, properties, payload, .. } = out;
-        let cargo = Cargo { exchange, key, mandatory, properties, payload };
-        // As many as are acked together.
-        let room = (self.spec.concurrency / 4).max(1);
-        let sent = self.shared.requests.answer(cargo, room);
-        let shared = self.shared.clone();
-        async move {
-            let Err(cargo) = sent.await? else { return Ok(()) };
-            let Cargo { exchange, key, mandatory, properties, payload } = cargo;
-            let (needs, replaces) = (None, None);
-            let out = Outgoing {
-                id,
-                what,
-                exchange,
-                key,
-                mandatory,
-                properties,
-                payload,
-                needs,
-                replaces,
-            };
-            shared.back.send(out).await.map(drop)
+    /// Answers in the task of whoever has the answer, and is done with the request whatever comes
+    /// of it. The answer then does not depend on the request's delivery: neither it nor the
+    /// receiver need stay.
+    fn reply(&self, taken: &Taken, reply: Reply) -> Option<oneshot::Receiver<()>> {
+        let reply_to = taken.properties.reply_to().clone()?;
+        match self.answer(taken, reply_to, reply) {
+            Ok(out) => {
+                let (kept, is_done) = Kept::new(out, self.shared.work.count());
+                let held = self.held(&taken.queue).load(Ordering::Relaxed);
+                self.shared.requests.answer(kept, room(held, usize::from(self.prefetch())));
+                Some(is_done)
+            }
+            Err(error) => {
+                answers::lost(self.spec.topic.as_str(), &error);
+                None
+            }
         }
-    }
-
-    fn replied(&self, sent: Result<(), TransportError>) -> After {
-        if let Err(error) = sent {
-            tracing::warn!(%error, topic = %self.spec.topic, "an answer was lost");
-        }
-        After::Ack
     }
 
     fn answer(
@@ -257,11 +245,6 @@ impl Responder {
     }
 }
 
-/// Whether an answer goes to the caller's channel itself, and not to a queue.
-fn is_direct(reply_to: &ShortString) -> bool {
-    reply_to.as_str().strip_prefix(REPLY_TO).is_some_and(|address| address.starts_with('.'))
-}
-
 fn encode(reply: Reply, topic: &str) -> Result<(BasicProperties, Bytes), TransportError> {
     let mut table = Table::default();
     let (status, payload) = match reply {
@@ -293,4 +276,28 @@ fn timeout_of(properties: &BasicProperties) -> Duration {
         .map_or(DEFAULT_TIMEOUT, Duration::from_millis)
         // A stranger's number must not overflow the clock.
         .min(Duration::from_secs(24 * 3600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_waits_for_others_while_there_are_places_for_more_requests() {
+        let count = Arc::<AtomicUsize>::default();
+        let room = || room(count.load(Ordering::Relaxed), 8);
+        let held: Vec<Held> = (0..7).map(|_| Held::new(&count)).collect();
+        assert_eq!(room(), 2);
+        let last = Held::new(&count);
+        assert_eq!(room(), 1, "the next one comes when this one's answer was looked at");
+        drop(last);
+        assert_eq!(room(), 2);
+        drop(held);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn no_more_answers_wait_for_each_other_than_are_acked_together() {
+        assert_eq!((room(1, 1), room(1, 2), room(1, 1000)), (1, 1, 64));
+    }
 }

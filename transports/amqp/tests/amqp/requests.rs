@@ -1,12 +1,13 @@
 use std::time::{Duration, Instant};
 
 use busway_transport::{
-    Asks, ContentType, FailureKind, Interest, OutgoingRequest, Payload, PeerId, Reply,
-    ResponderSpec, Route, Transport, TransportError,
+    Asks, ContentType, FailureKind, Interest, Notice, OutgoingRequest, Payload, PeerId, Reply,
+    ResponderSpec, Route, Status, Transport, TransportError,
 };
 use futures::StreamExt;
 
-use crate::bench::{Bus, body, connect, fresh, name, run, shared, text, topic};
+use crate::bench::{Bus, body, connect, fresh, name, run, shared, text, topic, try_connect};
+use crate::proxy::{Mode, Proxy};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -187,5 +188,134 @@ fn many_at_once_get_each_its_own_answer() {
         a.close().await;
         b.close().await;
         server.await.unwrap();
+    });
+}
+
+fn response(answer: Result<Reply, TransportError>) -> String {
+    match answer {
+        Ok(Reply::Response(payload)) => text(&payload),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Cuts a bus off, and waits until it knows; it does not come back before the proxy passes.
+async fn cut_off(bus: &Bus, proxy: &Proxy) {
+    proxy.set(Mode::Reset);
+    bus.host.saw(|notice| matches!(notice, Notice::Status(Status::Reconnecting { .. }))).await;
+    let route = Route::new(topic("x.y"), None);
+    while bus.transport.try_reserve(&route).is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn answers_that_did_not_get_out_before_the_connection_was_lost_come_all_the_same() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let proxy = Proxy::start(broker.port()).await;
+        let a = connect(broker, &bus).await;
+        let b = try_connect(&proxy.url(&format!("bus={bus}")), LONG).await.expect("connects");
+        let mut asks = respond(&b, "x.ask", "oracle", 8).await;
+        let asking = async {
+            tokio::join!(a.ask("x.ask", None, LONG), a.ask("x.ask", Some("oracle"), LONG))
+        };
+        let answering = async {
+            let (first, second) = (asks.next().await.unwrap(), asks.next().await.unwrap());
+            let (first, second) = match first.envelope.to {
+                None => (first, second),
+                Some(_) => (second, first),
+            };
+            // Written, and never looked at.
+            proxy.set(Mode::Silent);
+            first.replier.reply(Reply::Response(json("1")));
+            cut_off(&b, &proxy).await;
+            // Its delivery and the channel to answer on have gone.
+            second.replier.reply(Reply::Response(json("2")));
+            proxy.set(Mode::Pass);
+        };
+        let ((first, second), ()) = tokio::join!(asking, answering);
+        assert_eq!((response(first), response(second)), ("1".into(), "2".into()));
+        b.close().await;
+        assert!(asks.next().await.is_none(), "each was handed out once");
+        a.close().await;
+    });
+}
+
+#[test]
+fn a_bus_closes_when_its_answers_are_out() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let proxy = Proxy::start(broker.port()).await;
+        let a = connect(broker, &bus).await;
+        let b = connect(broker, &bus).await;
+        let mut asks = respond(&b, "x.ask", "oracle", 8).await;
+        let (answer, ()) = tokio::join!(a.ask("x.ask", None, LONG), async {
+            asks.next().await.unwrap().replier.reply(Reply::Response(json("1")));
+            b.close().await;
+        });
+        assert_eq!(response(answer), "1");
+
+        // The same while the connection is lost.
+        let b = try_connect(&proxy.url(&format!("bus={bus}")), LONG).await.expect("connects");
+        let mut asks = respond(&b, "x.ask", "oracle", 8).await;
+        let (answer, ()) = tokio::join!(a.ask("x.ask", None, LONG), async {
+            let ask = asks.next().await.unwrap();
+            cut_off(&b, &proxy).await;
+            ask.replier.reply(Reply::Response(json("2")));
+            let passing = async { proxy.set(Mode::Pass) };
+            tokio::join!(b.close(), passing);
+        });
+        assert_eq!(response(answer), "2");
+        a.close().await;
+    });
+}
+
+#[test]
+fn the_last_free_place_of_a_responder_serves_all_who_ask() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        let mut asks = respond(&b, "x.ask", "oracle", 8).await;
+        let held = futures::future::join_all((0..7).map(|_| a.ask("x.ask", None, LONG)));
+        let others = async {
+            let mut held = Vec::new();
+            for _ in 0..7 {
+                held.push(asks.next().await.unwrap());
+            }
+            for n in 0..200 {
+                let (answer, ()) = tokio::join!(a.ask("x.ask", None, LONG), async {
+                    let ask = asks.next().await.unwrap();
+                    ask.replier.reply(Reply::Response(json(&n.to_string())));
+                });
+                assert_eq!(response(answer), n.to_string());
+            }
+            for ask in held {
+                ask.replier.reply(Reply::Response(json("\"held\"")));
+            }
+        };
+        let (answers, ()) = tokio::join!(held, others);
+        for answer in answers {
+            assert_eq!(response(answer), "\"held\"");
+        }
+        a.close().await;
+        b.close().await;
+    });
+}
+
+#[test]
+fn small_and_large_answers_come() {
+    run(async {
+        let (broker, bus) = (shared().await, fresh());
+        let (a, b) = (connect(broker, &bus).await, connect(broker, &bus).await);
+        let mut asks = respond(&b, "x.ask", "oracle", 8).await;
+        for length in [0, 100_000, 128 * 1024 - 2, 128 * 1024, 3_000_000] {
+            let (answer, ()) = tokio::join!(a.ask("x.ask", None, LONG), async {
+                let ask = asks.next().await.unwrap();
+                ask.replier.reply(Reply::Response(json(&format!("\"{}\"", "x".repeat(length)))));
+            });
+            assert_eq!(response(answer).len(), length + 2);
+        }
+        a.close().await;
+        b.close().await;
     });
 }
