@@ -76,11 +76,15 @@ impl Sequences {
     }
 
     /// Such a line goes on behind that event by so many, without a hole. Not if it has gone on
-    /// meanwhile.
+    /// meanwhile. (If it was forgotten meanwhile, its next event counts as its first.)
     pub(crate) fn go_on(&mut self, peer: PeerId, topic: &Topic, after: Last, by: u64) -> bool {
-        let last = self.last_of(peer, topic, None).filter(|last| last.number == after.number);
-        // The cuts are those of then: what was cut since stands behind these events.
-        last.map(|last| *last = Last { number: after.number + by, ..after }).is_some()
+        match self.last_of(peer, topic, None) {
+            Some(last) if last.number != after.number => return false,
+            // The cuts are those of then: what was cut since stands behind these events.
+            Some(last) => *last = Last { number: after.number + by, ..after },
+            None => {}
+        }
+        true
     }
 
     /// A line's last event, if it is known. It is then the latest line.
@@ -146,6 +150,28 @@ mod tests {
         assert_eq!(sequences.place(&envelope(1, 6)), Place::After(1));
         assert_eq!(sequences.place(&envelope(2, 2)), Place::Next);
         assert_eq!(sequences.place(&envelope(2, 4)), Place::After(1));
+    }
+
+    #[test]
+    fn a_line_goes_on_once_and_a_forgotten_one_loses_nothing() {
+        let mut sequences = Sequences::default();
+        let first = envelope(1, 5);
+        let (peer, topic) = (first.source.peer, &first.topic);
+        assert!(sequences.last(peer, topic).is_none());
+        sequences.place(&first);
+        let last = sequences.last(peer, topic).unwrap();
+        assert!(sequences.go_on(peer, topic, last, 2));
+        assert!(!sequences.go_on(peer, topic, last, 2));
+        assert_eq!(sequences.place(&envelope(1, 7)), Place::Repeat);
+        assert_eq!(sequences.place(&envelope(1, 8)), Place::Next);
+
+        let last = sequences.last(peer, topic).unwrap();
+        for peer in 2..2 + REMEMBERED as u64 {
+            sequences.place(&envelope(peer, 1));
+        }
+        assert!(sequences.last(peer, topic).is_none());
+        assert!(sequences.go_on(peer, topic, last, 2));
+        assert_eq!(sequences.place(&envelope(1, 11)), Place::Next);
     }
 
     #[test]
