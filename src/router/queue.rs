@@ -474,32 +474,6 @@ impl State {
         self.items.push_back(Placed { at, item });
         self.reader.take()
     }
-
-    /// Puts a gap at the end, or adds to one that stands there.
-    fn put_gap(&mut self, at: u64, gap: Gap) -> Option<Waker> {
-        self.items.push_back(Placed { at, item: Item::Gap(gap) });
-        self.join_gaps(self.items.len() - 1);
-        self.reader.take()
-    }
-
-    /// Takes the oldest event out.
-    fn take_oldest(&mut self) -> Option<Item> {
-        let at = self.items.iter().position(|placed| matches!(placed.item, Item::Event(_)))?;
-        self.events -= 1;
-        let placed = self.items.remove(at)?;
-        self.join_gaps(at);
-        Some(placed.item)
-    }
-
-    /// Takes the oldest event out, and puts a gap in its place.
-    fn drop_oldest(&mut self) -> Option<Item> {
-        let at = self.items.iter().position(|placed| matches!(placed.item, Item::Event(_)))?;
-        self.events -= 1;
-        let gap = Item::Gap(Gap::new(Some(1), GapReason::Overflow));
-        let item = std::mem::replace(&mut self.items[at].item, gap);
-        self.join_gaps(at);
-        Some(item)
-    }
 }
 
 fn wake(reader: Option<Waker>) {

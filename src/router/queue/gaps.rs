@@ -1,6 +1,8 @@
-//! Gaps that stand side by side in a queue.
+//! Gaps in a queue: in the place of what was lost, and one for those that stand side by side.
 
-use busway_transport::Gap;
+use std::task::Waker;
+
+use busway_transport::{Gap, GapReason};
 
 use super::{Item, Placed, State};
 
@@ -8,9 +10,35 @@ use super::{Item, Placed, State};
 const SIDE_BY_SIDE: usize = 8;
 
 impl State {
+    /// Puts a gap at the end, or adds to one that stands there.
+    pub(super) fn put_gap(&mut self, at: u64, gap: Gap) -> Option<Waker> {
+        self.items.push_back(Placed { at, item: Item::Gap(gap) });
+        self.join_gaps(self.items.len() - 1);
+        self.reader.take()
+    }
+
+    /// Takes the oldest event out.
+    pub(super) fn take_oldest(&mut self) -> Option<Item> {
+        let at = self.items.iter().position(|placed| matches!(placed.item, Item::Event(_)))?;
+        self.events -= 1;
+        let placed = self.items.remove(at)?;
+        self.join_gaps(at);
+        Some(placed.item)
+    }
+
+    /// Takes the oldest event out, and puts a gap in its place.
+    pub(super) fn drop_oldest(&mut self) -> Option<Item> {
+        let at = self.items.iter().position(|placed| matches!(placed.item, Item::Event(_)))?;
+        self.events -= 1;
+        let gap = Item::Gap(Gap::new(Some(1), GapReason::Overflow));
+        let item = std::mem::replace(&mut self.items[at].item, gap);
+        self.join_gaps(at);
+        Some(item)
+    }
+
     /// Makes one gap of those of one reason that stand side by side around a place, and of all of
     /// them when there are too many: between two events there are never more than a few.
-    pub(super) fn join_gaps(&mut self, at: usize) {
+    fn join_gaps(&mut self, at: usize) {
         // Side by side are those with no event of the ring between them either.
         let Some(place) = self.items.get(at.min(self.items.len().saturating_sub(1))) else {
             return;
