@@ -152,11 +152,8 @@ impl Watch {
     /// a small part of an event. But no more than a few go by when decoding becomes slow late.)
     pub(crate) fn counts_and_is_slow(&mut self) -> bool {
         self.events += 1;
-        (self.events.is_power_of_two() || self.events.is_multiple_of(8)) && self.is_slow()
-    }
-
-    pub(crate) fn is_slow(&self) -> bool {
-        self.elapsed() > SLOW
+        let is_time = self.events.is_power_of_two() || self.events.is_multiple_of(8);
+        is_time && self.elapsed() > SLOW
     }
 
     pub(crate) fn elapsed(&self) -> Duration {

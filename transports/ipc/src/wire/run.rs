@@ -40,12 +40,10 @@ pub(crate) struct Alike {
 impl Alike {
     /// Of a whole frame, if it is an event for one interest with nothing special about it.
     fn of(frame: &[u8]) -> Option<Self> {
-        let lead = *frame.get(LEAD)?.first_chunk()?;
-        let mut from = Read(Bytes::copy_from_slice(&frame[LEAD]));
-        let (kind, interests) = (from.u8("kind").ok()?, from.u32("interests").ok()?);
-        let interest = from.u64("interests").ok()?;
-        let flags = Flags(from.u8("flags").ok()?);
-        if (kind, interests) != (EVENT, 1) || !flags.are_plain() {
+        let lead: [u8; LEAD.end - LEAD.start] = *frame.get(LEAD)?.first_chunk()?;
+        let [EVENT, 1, 0, 0, 0, interest @ .., flags] = lead else { return None };
+        let (interest, flags) = (u64::from_le_bytes(interest), Flags(flags));
+        if !flags.are_plain() {
             return None;
         }
         let mut from = Read(Bytes::copy_from_slice(frame.get(ORIGIN..)?));
