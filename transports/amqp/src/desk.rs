@@ -276,9 +276,7 @@ impl Desk {
         drop(state);
         routed.into_values().for_each(Kept::done);
         for id in came_back {
-            if let Some((number, caller)) = self.called(id) {
-                self.state().asked.remove(&number);
-                let Caller { topic, answer, .. } = caller;
+            if let Some(Caller { topic, answer, .. }) = self.called(id) {
                 let _ = answer.send(Err(TransportError::NoResponder { topic }));
             }
         }
@@ -287,14 +285,16 @@ impl Desk {
     /// Gives an answer to whoever waits for it.
     pub(crate) fn give(&self, id: MessageId, answer: Answer) {
         // A late one finds nobody, and harms nothing.
-        if let Some((number, caller)) = self.called(id) {
-            self.state().asked.remove(&number);
+        if let Some(caller) = self.called(id) {
             let _ = caller.answer.send(answer);
         }
     }
 
-    fn called(&self, id: MessageId) -> Option<(u64, Caller)> {
-        self.waiting.remove(&id).map(|(_, caller)| (caller.number, caller))
+    /// Who waits for that answer, if somebody does: it is for the caller of this to give.
+    fn called(&self, id: MessageId) -> Option<Caller> {
+        let (_, caller) = self.waiting.remove(&id)?;
+        self.state().asked.remove(&caller.number);
+        Some(caller)
     }
 
     /// What was asked may have been answered to nobody, and answers may have got nowhere.
@@ -362,7 +362,6 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use busway_transport::MessageId;
     use futures::FutureExt;
 
     use super::*;
@@ -377,18 +376,7 @@ mod tests {
 
     /// An answer for whose end nobody waits: its delivery has gone.
     fn answer(work: &Gauge) -> Kept {
-        let out = Outgoing {
-            id: MessageId::new(),
-            what: "shop.price".into(),
-            exchange: "".into(),
-            key: "".into(),
-            mandatory: false,
-            properties: Default::default(),
-            payload: Default::default(),
-            needs: None,
-            replaces: None,
-        };
-        Kept::new(out, work.count()).0
+        Kept::new(Outgoing::empty("shop.price"), work.count()).0
     }
 
     #[test]

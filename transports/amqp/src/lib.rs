@@ -11,9 +11,9 @@
 //! unconfirmed), `plain` and `way_in` (subscriptions), `served` and `member` with `acks`, `group`
 //! with `again`, and `respond` (deliveries that are answered), `keyed` and `line` (groups that are
 //! ordered by key), `forward`, `dead` and `remove` (retries, dead letters, and the end of a group),
-//! `request` and `desk` (the asking side, and answers on their way), `presence`, `peers` and `clock` (who is there), `transport` (the
-//! contract's verbs), `rebind` (an exchange that went), `shared` and `tasks` (what holds it
-//! together), `error`.
+//! `request`, `desk` and `answers` (the asking side, and answers on their way), `presence`, `peers` and
+//! `clock` (who is there), `transport` (the contract's verbs), `rebind` (an exchange that went),
+//! `shared` and `tasks` (what holds it together), `error`.
 //!
 //! Three rules run through all of it. lapin's recovery is off: each part keeps its own list of
 //! declarations and replays it on every new connection. Nothing waits for the broker without a

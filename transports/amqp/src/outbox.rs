@@ -411,17 +411,7 @@ mod tests {
     }
 
     fn put(outbox: &Outbox) -> oneshot::Receiver<Answer> {
-        let out = Outgoing {
-            id: MessageId::new(),
-            what: "shop.order".into(),
-            exchange: "".into(),
-            key: "".into(),
-            mandatory: false,
-            properties: Default::default(),
-            payload: Default::default(),
-            needs: None,
-            replaces: None,
-        };
+        let out = Outgoing::empty("shop.order");
         let (done, answer) = oneshot::channel();
         outbox.window.try_acquire().unwrap().forget();
         outbox.put(Job::Whole(Box::new(out), done));

@@ -53,6 +53,21 @@ impl Outgoing {
             payload: self.payload.clone(),
         }
     }
+
+    #[cfg(test)]
+    pub(crate) fn empty(what: &str) -> Self {
+        Self {
+            id: MessageId::new(),
+            what: what.into(),
+            exchange: "".into(),
+            key: "".into(),
+            mandatory: false,
+            properties: BasicProperties::default(),
+            payload: Bytes::new(),
+            needs: None,
+            replaces: None,
+        }
+    }
 }
 
 pub(crate) type Answer = Result<Receipt, TransportError>;
