@@ -43,7 +43,7 @@ pub(crate) enum Outside {
 
 thread_local! {
     /// Where events are encoded: under no lock, for that runs the event's own code.
-    static ENCODED: Cell<Vec<u8>> = Cell::default();
+    static ENCODED: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// No more than this is kept for the next event.

@@ -8,11 +8,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use futures::{FutureExt, StreamExt};
 
-use busway_transport::{Arrival, Common, Deliveries, Envelope, Gap, GapReason, Name, Run, Sink};
+use busway_transport::{
+    Arrival, BoxFuture, Common, Deliveries, Envelope, Gap, GapReason, Name, Run, Sink,
+};
 
 use super::multicast::{Batch, Reserved};
 use super::queue::{Item, Queue};
 use super::sequence::{Place, Sequences};
+use super::topic::Lane;
 use crate::parcel::{self, Early, Parcel, SLOW, Watch};
 use crate::sync::Locked;
 
@@ -113,6 +116,17 @@ impl Sink for Inlet {
 
     fn take_run(&self, common: &Common, run: &mut dyn Run) -> bool {
         self.land(common, run)
+    }
+
+    fn room(&self) -> BoxFuture<'static, ()> {
+        let queues = self.queues.load();
+        let waiting = |queue: &Queue| queue.lane().map_or(0, Lane::waiting);
+        let slowest = queues.iter().max_by_key(|queue| waiting(queue)).cloned();
+        Box::pin(async move {
+            if let Some(queue) = slowest {
+                queue.drained.wait(|| waiting(&queue) == 0 || queue.has_ended()).await;
+            }
+        })
     }
 }
 

@@ -52,6 +52,7 @@ impl Inlet {
             batch.add(None, || Item::Event(parcel.clone()));
         }
         contain(common, || drop((landed.left, batch)));
+        queues.iter().for_each(|queue| queue.drained.feed());
         self.mind(&queues, landed.took, landed.taken);
         false
     }

@@ -6,6 +6,7 @@
 //! several topics, events with an address, gaps, and what an [`inlet::Inlet`] brings from the
 //! transport, unless that can go onto the ring as well ([`landing`]). A handler's task or a stream reads both, in order.
 
+mod drained;
 mod inlet;
 pub(crate) mod intake;
 mod landing;

@@ -20,6 +20,7 @@ use busway_transport::{Gap, GapReason, Name, Party};
 
 use crate::ledger::{Counters, Fate, Ledger};
 use crate::parcel::{Early, Parcel};
+use crate::router::drained::Drained;
 use crate::router::topic::Lane;
 use crate::sync::Locked;
 
@@ -92,6 +93,8 @@ pub(crate) struct Queue {
     /// Told when a slot of a full queue comes free, when its reader rests while it drains, and
     /// when it ends.
     pub(crate) room: Notify,
+    /// Told when its reader has read all that is on the ring.
+    pub(crate) drained: Drained,
     counters: Counters,
 }
 
@@ -140,6 +143,7 @@ impl Queue {
             first_at: AtomicU64::new(u64::MAX),
             rests: AtomicBool::new(false),
             room: Notify::new(),
+            drained: Drained::default(),
             counters: Counters::default(),
         })
     }
@@ -437,6 +441,7 @@ impl Queue {
             state.reader.take()
         };
         self.room.notify_waiters();
+        self.drained.tell();
         wake(reader);
         if let Some(lane) = self.lane() {
             lane.close();

@@ -254,9 +254,12 @@ impl<K: Kind> Reader<K> {
         };
         let before = ring.cursor();
         // After a run of events more are likely to come: others run first, and it looks once more
-        // before it goes to sleep and has to be woken.
+        // before it goes to sleep and has to be woken. (Not where they come from outside: who brings
+        // them sleeps until this does, or for longer. And a thread of the runtime that finds nothing
+        // to run and then something wakes another, which takes one of the two to another processor.)
         let run = before - std::mem::replace(&mut self.slept_at, before);
-        if run >= RUN && queue.first_at() > before && !ring.is_over() {
+        let is_fed = queue.drained.was_fed();
+        if run >= RUN && !is_fed && queue.first_at() > before && !ring.is_over() {
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(context);
             return Poll::Pending;
         }
@@ -274,6 +277,7 @@ impl<K: Kind> Reader<K> {
             return Poll::Ready(Next::End);
         }
         if ring.park(context.waker()) {
+            queue.drained.tell();
             return Poll::Pending;
         }
         // Something came, or the end was set, in between: once more.

@@ -76,8 +76,8 @@ mod tests {
     use std::sync::Mutex;
 
     use busway_transport::{
-        Common, ContentType, Envelope, Gap, GapReason, MessageId, Name, Payload, PeerId, Run, Sink,
-        Source, Topic,
+        BoxFuture, Common, ContentType, Envelope, Gap, GapReason, MessageId, Name, Payload, PeerId,
+        Run, Sink, Source, Topic,
     };
     use futures::{FutureExt, StreamExt};
 
@@ -96,6 +96,10 @@ mod tests {
 
         fn take_run(&self, _: &Common, _: &mut dyn Run) -> bool {
             false
+        }
+
+        fn room(&self) -> BoxFuture<'static, ()> {
+            Box::pin(std::future::ready(()))
         }
     }
 

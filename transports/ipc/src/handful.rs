@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
+use busway_transport::BoxFuture;
 use bytes::{Buf as _, BytesMut};
 
 use crate::link::Link;
@@ -31,10 +32,10 @@ pub(crate) struct Handful {
 
 /// What became of a run.
 pub(crate) enum Ran {
-    /// The bus took the first events of the buffer.
-    On,
-    /// It took none, but may when those have read who are to read them.
-    Full,
+    /// The bus took so many, the first events of the buffer.
+    On(usize),
+    /// It took none, but may when those have read who are to read them: when this resolves.
+    Full(BoxFuture<'static, ()>),
     /// There is none that it takes.
     No,
 }
@@ -93,17 +94,17 @@ impl Handful {
         let (taken, left) = (run.taken, run.left());
         buffer.advance(buffer.len() - left);
         Ok(match taken {
-            1.. => Ran::On,
+            1.. => Ran::On(taken),
             0 => {
                 // To look each time would take longer than the event.
                 self.singly = HANDFUL;
-                if is_full { Ran::Full } else { Ran::No }
+                inbox.room().filter(|_| is_full).map_or(Ran::No, Ran::Full)
             }
         })
     }
 
-    /// The reader let those go first who are to read what is in the way of a run.
-    pub(crate) fn gave_way(&mut self) {
+    /// The reader waited for those who are to read what is in the way of a run.
+    pub(crate) fn waited(&mut self) {
         self.singly = 0;
     }
 

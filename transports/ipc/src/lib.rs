@@ -13,7 +13,7 @@
 //! * What is known: `mesh` (the one lock and what is behind it), `table` (what this bus and each
 //!   peer wants), `announce` (telling the peers and waiting for their acks), `notices`.
 //! * The verbs: `publish` (room and permits), `credit` (what room is made of), `express` (the short way),
-//!   `plain` and `handful` (the receiving side of it), `groups`, `requests`, `transport` (all of them as the contract has them).
+//!   `plain`, `handful` and `patience` (the receiving side of it), `groups`, `requests`, `transport` (all of them as the contract has them).
 //!
 //! # What is bounded by what
 //!
@@ -41,6 +41,7 @@ mod mailbox;
 mod mesh;
 mod notices;
 mod outbox;
+mod patience;
 mod plain;
 mod publish;
 mod pulse;

@@ -19,6 +19,7 @@ use crate::handful::{Handful, Ran};
 use crate::mailbox::lock;
 use crate::mesh::Mesh;
 use crate::outbox::Outbox;
+use crate::patience::Patience;
 use crate::wire::{Control, Decoder, Out};
 
 /// How much the reader reads at once.
@@ -299,22 +300,24 @@ async fn read_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decode
 
 async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decoder: Decoder) {
     let mut handful = Handful::default();
+    let mut patience = Patience::new();
     loop {
-        let mut has_patience = true;
+        let mut has_waited = false;
         loop {
             match handful.run(mesh, link, &mut decoder.buffer) {
-                Ok(Ran::On) => {
-                    has_patience = true;
+                Ok(Ran::On(events)) => {
+                    patience.earn(events);
+                    has_waited = false;
                     tokio::task::coop::consume_budget().await;
                     continue;
                 }
-                Ok(Ran::Full) if has_patience => {
-                    has_patience = false;
-                    handful.gave_way();
-                    tokio::task::yield_now().await;
+                Ok(Ran::Full(room)) if !has_waited => {
+                    has_waited = true;
+                    patience.wait(room).await;
+                    handful.waited();
                     continue;
                 }
-                Ok(Ran::Full | Ran::No) => {}
+                Ok(Ran::Full(_) | Ran::No) => {}
                 Err(error) => return mesh.link_broke_protocol(link, &error.to_string()),
             }
             let flow = match decoder.next() {

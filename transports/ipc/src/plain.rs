@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use busway_transport::{
-    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SinkHandle, SubscriptionId,
-    TransportError,
+    Arrival, BoxFuture, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SinkHandle,
+    SubscriptionId, TransportError,
 };
 use futures::Stream;
 
@@ -185,6 +185,11 @@ impl Inbox {
             self.give(give);
         }
         is_full
+    }
+
+    /// See [`Sink::room`](busway_transport::Sink::room).
+    pub(crate) fn room(&self) -> Option<BoxFuture<'static, ()>> {
+        Some(self.sink.as_ref()?.room())
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures_core::future::BoxFuture;
 use futures_core::stream::BoxStream;
 
 use crate::{Common, Envelope, Name, Run, TopicFilter};
@@ -43,6 +44,10 @@ pub trait Sink: Send + Sync + 'static {
     /// that it leaves go by [`take`](Self::take), or by the deliveries. Says whether it may take more
     /// when those have read who are to read it.
     fn take_run(&self, common: &Common, run: &mut dyn Run) -> bool;
+
+    /// Resolves when those who are to read have read what was in the way of a run. That may be never:
+    /// whoever brings events of others as well waits no longer than these can.
+    fn room(&self) -> BoxFuture<'static, ()>;
 }
 
 /// A [`Sink`] of any kind. Clones share it.
@@ -63,6 +68,11 @@ impl SinkHandle {
     /// See [`Sink::take_run`].
     pub fn take_run(&self, common: &Common, run: &mut dyn Run) -> bool {
         self.0.take_run(common, run)
+    }
+
+    /// See [`Sink::room`].
+    pub fn room(&self) -> BoxFuture<'static, ()> {
+        self.0.room()
     }
 }
 
