@@ -8,9 +8,9 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
-    ConfirmSelectOptions, QueueDeclareOptions,
+    ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
-use lapin::types::ShortString;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, Consumer};
 use tokio::sync::{mpsc, oneshot};
 
@@ -75,12 +75,40 @@ pub(crate) async fn publish_loop(length: u64) -> Sample {
 /// its confirm.
 pub(crate) async fn publish_in_flight(length: u64) -> Sample {
     publishing(length, |channel, exchange| async move {
-        fill(&channel, &exchange, length).await;
+        fill(&channel, &exchange, length, properties).await;
     })
     .await
 }
 
-async fn fill(channel: &Channel, exchange: &ShortString, length: u64) {
+/// As [`publish_in_flight`], and every message says what an event of busway says: which one it is, of
+/// whom, when, and the number by which its publisher's order and losses are seen.
+pub(crate) async fn publish_in_flight_told(length: u64) -> Sample {
+    publishing(length, |channel, exchange| async move {
+        fill(&channel, &exchange, length, told_properties).await;
+    })
+    .await
+}
+
+/// See `docs/wire-amqp.md`. (All have the same: to make them is not what is measured.)
+fn told_properties() -> BasicProperties {
+    let mut headers = FieldTable::default();
+    headers.insert("busway-peer".into(), AMQPValue::LongString("0123456789abcdef".into()));
+    headers.insert("busway-seq".into(), AMQPValue::LongLongInt(1));
+    headers.insert("busway-time-ms".into(), AMQPValue::LongLongInt(1_700_000_000_000));
+    properties()
+        .with_message_id("01890a5d-ac96-774b-bcce-b302099a8057".into())
+        .with_type(KEY.into())
+        .with_app_id("from".into())
+        .with_timestamp(1_700_000_000)
+        .with_headers(headers)
+}
+
+async fn fill(
+    channel: &Channel,
+    exchange: &ShortString,
+    length: u64,
+    properties: fn() -> BasicProperties,
+) {
     let bytes = bytes();
     let one = || {
         let exchange = exchange.clone();
@@ -104,7 +132,7 @@ async fn fill(channel: &Channel, exchange: &ShortString, length: u64) {
 pub(crate) async fn consume_loop(length: u64) -> Sample {
     let work = Work::of(&broker::fresh(), Kind::Group).await;
     let connection = broker::connection().await;
-    fill(&confirming(&connection).await, &work.exchange, length + 1).await;
+    fill(&confirming(&connection).await, &work.exchange, length + 1, properties).await;
     let mut deliveries = consume(&connection, work.queue.clone(), WINDOW_16).await;
     let (mut seen, mut span) = (0, Span::of(length));
     let sample = loop {
@@ -235,8 +263,27 @@ pub(crate) async fn requests_loop(length: u64) -> Sample {
 }
 
 pub(crate) async fn one_way(length: u64) -> Sample {
+    one_way_by(length, "", properties).await
+}
+
+/// As [`one_way`], by an exchange that knows topics, and every message says what an event of busway
+/// says.
+pub(crate) async fn one_way_told(length: u64) -> Sample {
+    one_way_by(length, "amq.topic", told_properties).await
+}
+
+async fn one_way_by(
+    length: u64,
+    exchange: &'static str,
+    properties: fn() -> BasicProperties,
+) -> Sample {
     let (here, there) = (broker::connection().await, broker::connection().await);
     let queue = own_queue(&there).await;
+    if !exchange.is_empty() {
+        let channel = there.create_channel().await.expect("a channel");
+        let (queue, key, bind) = (queue.clone(), queue.clone(), QueueBindOptions::default());
+        channel.queue_bind(queue, exchange.into(), key, bind, none()).await.expect("bound");
+    }
     let mut deliveries = consume(&there, queue.clone(), WINDOW_16).await;
     let (arrived, arrivals) = mpsc::unbounded_channel();
     tokio::spawn(async move {
@@ -258,7 +305,8 @@ pub(crate) async fn one_way(length: u64) -> Sample {
             let published = async {
                 let order = serde_json::to_vec(&Order::new(number)).expect("encoded");
                 let options = BasicPublishOptions::default();
-                let sent = channel.basic_publish("".into(), queue, options, &order, properties());
+                let (to, sent) = (exchange.into(), properties());
+                let sent = channel.basic_publish(to, queue, options, &order, sent);
                 assert!(sent.await.expect("sent").await.expect("confirmed").is_ack());
             };
             let ((), arrived) = tokio::join!(published, arrivals.recv());

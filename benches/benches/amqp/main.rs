@@ -25,7 +25,8 @@ fn main() {
             .about("confirmed events/s of 1 KiB into a queue in memory, in order")
             .add(US, run(busway::publish))
             .add("lapin-loop", run(lapin::publish_loop))
-            .add("lapin-256", run(lapin::publish_in_flight)),
+            .add("lapin-256", run(lapin::publish_in_flight))
+            .add("lapin-256-told", run(lapin::publish_in_flight_told)),
         Case::new("consume")
             .about("events/s of 1 KiB out of a quorum queue, acked after their handler")
             .add(US, run(busway::consume))
@@ -37,7 +38,8 @@ fn main() {
         Case::new("oneway/p50")
             .about("a typed event in JSON, from publish to handler, one at a time")
             .add(US, run(busway::one_way))
-            .add("lapin", run(lapin::one_way)),
+            .add("lapin", run(lapin::one_way))
+            .add("lapin-told", run(lapin::one_way_told)),
         Case::new("request/32")
             .about("answers/s, callers: 32")
             .add(US, run(busway::requests))
