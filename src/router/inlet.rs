@@ -15,7 +15,6 @@ use busway_transport::{
 use super::multicast::{Batch, Reserved};
 use super::queue::{Item, Queue};
 use super::sequence::{Place, Sequences};
-use super::topic::Lane;
 use crate::parcel::{self, Early, Parcel, SLOW, Watch};
 use crate::sync::Locked;
 
@@ -119,14 +118,7 @@ impl Sink for Inlet {
     }
 
     fn room(&self) -> BoxFuture<'static, ()> {
-        let queues = self.queues.load();
-        let waiting = |queue: &Queue| queue.lane().map_or(0, Lane::waiting);
-        let slowest = queues.iter().max_by_key(|queue| waiting(queue)).cloned();
-        Box::pin(async move {
-            if let Some(queue) = slowest {
-                queue.drained.wait(|| waiting(&queue) == 0 || queue.has_ended()).await;
-            }
-        })
+        self.room_to_land()
     }
 }
 

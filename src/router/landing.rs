@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use busway_transport::{Common, Run};
+use busway_transport::{BoxFuture, Common, Run};
 
 use super::inlet::Inlet;
 use super::multicast::Batch;
 use super::queue::{Item, Queue};
-use super::topic::TopicRing;
+use super::topic::{Lane, TopicRing};
 use crate::parcel::{Early, Landing, contain};
 use crate::sync::Locked;
 
@@ -33,6 +33,7 @@ impl Inlet {
         if most == 0 {
             return true;
         }
+        queues.iter().for_each(|queue| queue.drained.feed());
         let landed = (early.run)(Landing {
             common,
             after: last.number,
@@ -52,9 +53,19 @@ impl Inlet {
             batch.add(None, || Item::Event(parcel.clone()));
         }
         contain(common, || drop((landed.left, batch)));
-        queues.iter().for_each(|queue| queue.drained.feed());
         self.mind(&queues, landed.took, landed.taken);
         false
+    }
+
+    /// See [`Sink::room`](busway_transport::Sink::room).
+    pub(super) fn room_to_land(&self) -> BoxFuture<'static, ()> {
+        let queues = self.queues.load();
+        let in_the_way = queues.iter().min_by_key(|queue| room_of(queue, 0)).cloned();
+        Box::pin(async move {
+            let Some(queue) = in_the_way else { return };
+            let is_empty = || queue.lane().is_none_or(|it| it.waiting() == 0 || !it.is_open());
+            queue.drained.wait(is_empty).await;
+        })
     }
 }
 
@@ -73,17 +84,19 @@ fn straight(queues: &[Arc<Queue>]) -> Option<(&TopicRing, Early)> {
     are_all.then_some((&*lane.ring, early))
 }
 
-/// How many events from outside may go onto the ring. They leave half of it to those who publish here:
-/// also to a subscription's own handler, which would wait for itself.
+/// How many events from outside may go onto the ring.
 fn room(batch: &Batch<'_>) -> usize {
-    let room_of = |(queue, ours): (&Queue, usize)| {
-        let waiting = queue.lane().map_or(0, |lane| lane.waiting());
-        // What others have reserved may be on its way to the ring as well.
-        let others = queue.reserved().saturating_sub(ours);
-        let taken = usize::try_from(waiting).unwrap_or(usize::MAX).saturating_add(others);
-        (queue.capacity / 2).saturating_sub(taken)
-    };
-    batch.reserved().map(room_of).min().unwrap_or(0)
+    batch.reserved().map(|(queue, ours)| room_of(queue, ours)).min().unwrap_or(0)
+}
+
+/// As [`room`], for one of the subscriptions, of which we have reserved so much. They leave half of it to
+/// those who publish here: also to a subscription's own handler, which would wait for itself.
+fn room_of(queue: &Queue, ours: usize) -> usize {
+    let waiting = queue.lane().map_or(0, Lane::waiting);
+    // What others have reserved may be on its way to the ring as well.
+    let others = queue.reserved().saturating_sub(ours);
+    let taken = usize::try_from(waiting).unwrap_or(usize::MAX).saturating_add(others);
+    (queue.capacity / 2).saturating_sub(taken)
 }
 
 #[cfg(test)]
@@ -95,6 +108,7 @@ mod tests {
     use busway_transport::{
         ContentType, Envelope, GapReason, Lying, MessageId, Payload, PeerId, Sink, Source,
     };
+    use futures::FutureExt;
 
     use super::*;
     use crate::parcel::{self, Parcel};
@@ -350,6 +364,21 @@ mod tests {
         for number in 0..4 {
             place.land(&mut lie(10 + number, b"x"));
             on_ring(&mut place.readers[0]);
+        }
+    }
+
+    #[test]
+    fn who_waits_for_room_is_told_when_the_subscription_takes_no_more() {
+        for stop in [Queue::end, Queue::close] {
+            let place = Place::begun(&[16, 8]);
+            assert_eq!(place.land(&mut lie(2, b"bcdefg")), (4, true));
+            let mut room = std::pin::pin!(place.inlet.room_to_land());
+            assert!(room.as_mut().now_or_never().is_none());
+            // Not this one, where there is room.
+            stop(&place.queues[0]);
+            assert!(room.as_mut().now_or_never().is_none());
+            stop(&place.queues[1]);
+            assert!(room.now_or_never().is_some());
         }
     }
 }

@@ -93,7 +93,7 @@ pub(crate) struct Queue {
     /// Told when a slot of a full queue comes free, when its reader rests while it drains, and
     /// when it ends.
     pub(crate) room: Notify,
-    /// Told when its reader has read all that is on the ring.
+    /// Told when its reader has read all that is on the ring, or takes no more from it.
     pub(crate) drained: Drained,
     counters: Counters,
 }
@@ -441,11 +441,8 @@ impl Queue {
             state.reader.take()
         };
         self.room.notify_waiters();
-        self.drained.tell();
         wake(reader);
-        if let Some(lane) = self.lane() {
-            lane.close();
-        }
+        self.leave_lane();
     }
 
     /// Ends at once: what is still there is counted as dropped by its owner's wish.
@@ -461,11 +458,17 @@ impl Queue {
         };
         self.room.notify_waiters();
         wake(reader);
+        self.leave_lane();
+        // Dropped outside of the lock: a value's own `Drop` may do anything.
+        drop(items);
+    }
+
+    fn leave_lane(&self) {
         if let Some(lane) = self.lane() {
             lane.close();
         }
-        // Dropped outside of the lock: a value's own `Drop` may do anything.
-        drop(items);
+        // Its reader may be gone.
+        self.drained.tell();
     }
 }
 

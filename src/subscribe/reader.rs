@@ -255,8 +255,8 @@ impl<K: Kind> Reader<K> {
         let before = ring.cursor();
         // After a run of events more are likely to come: others run first, and it looks once more
         // before it goes to sleep and has to be woken. (Not where they come from outside: who brings
-        // them sleeps until this does, or for longer. And a thread of the runtime that finds nothing
-        // to run and then something wakes another, which takes one of the two to another processor.)
+        // them waits for this to sleep, or for more of them. A thread of the runtime that finds nothing
+        // to run, and then something, wakes another, which takes one of the two to another processor.)
         let run = before - std::mem::replace(&mut self.slept_at, before);
         let is_fed = queue.drained.was_fed();
         if run >= RUN && !is_fed && queue.first_at() > before && !ring.is_over() {

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Weak};
 
-use busway_transport::BoxFuture;
 use bytes::{Buf as _, BytesMut};
 
 use crate::link::Link;
@@ -11,7 +10,7 @@ use crate::plain::Inbox;
 use crate::wire::WireError;
 use crate::wire::envelope::Unread;
 use crate::wire::origins::Origins;
-use crate::wire::run::Kinds;
+use crate::wire::run::{Kind, Kinds};
 
 /// An interest and its inbox. Not held: a link may bring nothing more for long after the interest
 /// has ended.
@@ -33,9 +32,9 @@ pub(crate) struct Handful {
 /// What became of a run.
 pub(crate) enum Ran {
     /// The bus took so many, the first events of the buffer.
-    On(usize),
-    /// It took none, but may when those have read who are to read them: when this resolves.
-    Full(BoxFuture<'static, ()>),
+    On(Kind, usize),
+    /// It took none, but may when those have read who are to read them.
+    Full(Kind, Arc<Inbox>),
     /// There is none that it takes.
     No,
 }
@@ -94,11 +93,11 @@ impl Handful {
         let (taken, left) = (run.taken, run.left());
         buffer.advance(buffer.len() - left);
         Ok(match taken {
-            1.. => Ran::On(taken),
+            1.. => Ran::On(kind, taken),
             0 => {
                 // To look each time would take longer than the event.
                 self.singly = HANDFUL;
-                inbox.room().filter(|_| is_full).map_or(Ran::No, Ran::Full)
+                if is_full { Ran::Full(kind, inbox) } else { Ran::No }
             }
         })
     }

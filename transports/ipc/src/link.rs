@@ -305,19 +305,19 @@ async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decod
         let mut has_waited = false;
         loop {
             match handful.run(mesh, link, &mut decoder.buffer) {
-                Ok(Ran::On(events)) => {
-                    patience.earn(events);
+                Ok(Ran::On(kind, events)) => {
+                    patience.earn(kind.number(), events);
                     has_waited = false;
                     tokio::task::coop::consume_budget().await;
                     continue;
                 }
-                Ok(Ran::Full(room)) if !has_waited => {
+                Ok(Ran::Full(kind, inbox)) if !has_waited => {
                     has_waited = true;
-                    patience.wait(room).await;
+                    patience.wait(kind.number(), inbox.room()).await;
                     handful.waited();
                     continue;
                 }
-                Ok(Ran::Full(_) | Ran::No) => {}
+                Ok(Ran::Full(..) | Ran::No) => {}
                 Err(error) => return mesh.link_broke_protocol(link, &error.to_string()),
             }
             let flow = match decoder.next() {

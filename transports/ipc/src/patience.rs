@@ -1,60 +1,81 @@
-//! How long a link's reader waits for the one who is to read what it brings: no longer than those can
-//! whose events lie behind these (law 6).
+//! How long a link's reader waits for somebody to read what it brings, while all that lies behind that
+//! waits as well.
 //!
-//! While both take turns, each event is brought and read on one processor, by one thread. A reader that
-//! only gives way comes back too early: then events go the long way, or another thread has them.
+//! While the two take turns, each event is brought and read by one thread. A reader that only gives way
+//! comes back too early: then events go the long way, or another thread has them. But one who is slow
+//! must hold up no more than his own publishers (law 6). So events of each kind have to earn the waits
+//! for those who read them, by going on at once.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// What each event is worth that went on at once: about as long as one takes that goes the long way.
+use crate::wire::run::Kind;
+
+/// What each event earns: about as long as one takes that goes the long way.
 const EARNED: Duration = Duration::from_micros(2);
-/// No more than this is kept.
+/// No more than this is kept. Every kind begins with it.
 const KEPT: Duration = Duration::from_millis(1);
-/// How long one wait can be. It is paid for afterwards.
+/// How long one wait can be, beside a tick of the timer. What there was too little for that is owed.
 const LONGEST: Duration = Duration::from_millis(4);
 
 /// What is left of it.
 pub(crate) struct Patience {
-    kept: Duration,
-    /// What was taken beyond that.
-    owed: Duration,
-    /// Ends a wait. Set seldom: to set a timer may wake another thread.
+    /// By the number of the kind; what takes the place of another kind inherits it.
+    kinds: [Balance; Kind::MOST],
+    /// Ends a wait. Set seldom, and not taken back: to set it may wake another thread.
     alarm: Pin<Box<Sleep>>,
+}
+
+#[derive(Clone, Copy)]
+struct Balance {
+    kept: Duration,
+    owed: Duration,
 }
 
 impl Patience {
     pub(crate) fn new() -> Self {
-        Self { kept: KEPT, owed: Duration::ZERO, alarm: Box::pin(sleep(Duration::ZERO)) }
+        let balance = Balance { kept: KEPT, owed: Duration::ZERO };
+        Self { kinds: [balance; Kind::MOST], alarm: Box::pin(sleep(Duration::ZERO)) }
     }
 
-    /// So many events went on at once.
-    pub(crate) fn earn(&mut self, events: usize) {
+    /// So many events of a kind went on at once.
+    pub(crate) fn earn(&mut self, kind: usize, events: usize) {
         let earned = EARNED * events as u32;
-        self.kept = (self.kept + earned.saturating_sub(self.owed)).min(KEPT);
-        self.owed = self.owed.saturating_sub(earned);
+        let Balance { kept, owed } = &mut self.kinds[kind];
+        *kept = (*kept + earned.saturating_sub(*owed)).min(KEPT);
+        *owed = owed.saturating_sub(earned);
     }
 
-    /// Waits, if there is any left.
-    pub(crate) async fn wait(&mut self, room: impl Future<Output = ()>) {
-        if self.kept.is_zero() {
-            return;
+    /// Waits for room, if there is any patience left; in any case others of this thread may go first.
+    pub(crate) async fn wait(&mut self, kind: usize, room: impl Future<Output = ()>) {
+        let Balance { kept, owed } = &mut self.kinds[kind];
+        let mut room = pin!(room);
+        if kept.is_zero() || room.as_mut().now_or_never().is_some() {
+            return tokio::task::yield_now().await;
         }
         let began = Instant::now();
-        if self.alarm.deadline() <= began {
-            self.alarm.as_mut().reset(began + LONGEST);
+        let end = began + LONGEST;
+        loop {
+            if self.alarm.deadline() <= Instant::now() {
+                self.alarm.as_mut().reset(end);
+            }
+            tokio::select! {
+                biased;
+                () = room.as_mut() => break,
+                () = &mut self.alarm => {}
+            }
+            if Instant::now() >= end {
+                break;
+            }
         }
-        tokio::select! {
-            biased;
-            () = room => {}
-            () = &mut self.alarm => {}
-        }
-        let took = began.elapsed();
-        self.owed += took.saturating_sub(self.kept);
-        self.kept = self.kept.saturating_sub(took);
+        // A process that was stopped meanwhile owes nothing for that.
+        let took = began.elapsed().min(LONGEST);
+        *owed += took.saturating_sub(*kept);
+        *kept = kept.saturating_sub(took);
     }
 }
 
@@ -62,25 +83,37 @@ impl Patience {
 mod tests {
     use std::future::pending;
 
+    use tokio::time::advance;
+
     use super::*;
 
-    /// How long it waits for one who never reads.
-    async fn waits(patience: &mut Patience) -> Duration {
+    /// How long it waits for one who reads after such a time.
+    async fn waits(
+        patience: &mut Patience,
+        kind: usize,
+        room: impl Future<Output = ()>,
+    ) -> Duration {
         let began = Instant::now();
-        patience.wait(pending()).await;
+        patience.wait(kind, room).await;
         began.elapsed()
+    }
+
+    fn events(worth: Duration) -> usize {
+        (worth.as_micros() / EARNED.as_micros()) as usize
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_who_does_not_read_is_waited_for_once() {
         let mut patience = Patience::new();
-        assert_eq!(waits(&mut patience).await, LONGEST);
-        assert_eq!(waits(&mut patience).await, Duration::ZERO);
+        assert_eq!(waits(&mut patience, 0, pending()).await, LONGEST);
+        assert_eq!(waits(&mut patience, 0, pending()).await, Duration::ZERO);
+        // What others earn is not for this one.
+        patience.earn(1, events(10 * LONGEST));
         // What it took beyond what there was is to be earned first.
-        patience.earn(((LONGEST - KEPT).as_micros() / EARNED.as_micros()) as usize);
-        assert_eq!(waits(&mut patience).await, Duration::ZERO);
-        patience.earn(1);
-        assert_eq!(waits(&mut patience).await, LONGEST);
+        patience.earn(0, events(LONGEST - KEPT));
+        assert_eq!(waits(&mut patience, 0, pending()).await, Duration::ZERO);
+        patience.earn(0, 1);
+        assert_eq!(waits(&mut patience, 0, pending()).await, LONGEST);
     }
 
     #[tokio::test(start_paused = true)]
@@ -88,8 +121,8 @@ mod tests {
         let mut patience = Patience::new();
         let mut lost = Duration::ZERO;
         for _ in 0..1000 {
-            patience.earn(128);
-            lost += waits(&mut patience).await;
+            patience.earn(0, 128);
+            lost += waits(&mut patience, 0, pending()).await;
         }
         assert!(lost <= EARNED * 128 * 1000 + KEPT + LONGEST, "{lost:?}");
     }
@@ -97,11 +130,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_who_reads_in_time_is_waited_for_again_and_again() {
         let mut patience = Patience::new();
+        // Also when an alarm from before comes meanwhile.
+        let reads_after = Duration::from_millis(3);
         for _ in 0..1000 {
-            let began = Instant::now();
-            patience.wait(sleep(Duration::from_millis(1))).await;
-            assert!(began.elapsed() >= Duration::from_millis(1));
-            patience.earn(512);
+            assert_eq!(waits(&mut patience, 0, sleep(reads_after)).await, reads_after);
+            patience.earn(0, events(LONGEST));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_is_stopped_owes_nothing_for_that() {
+        let mut patience = Patience::new();
+        let stop = async {
+            advance(Duration::from_secs(10)).await;
+            pending().await
+        };
+        patience.wait(0, stop).await;
+        patience.earn(0, events(LONGEST - KEPT) + 1);
+        assert_eq!(waits(&mut patience, 0, pending()).await, LONGEST);
     }
 }

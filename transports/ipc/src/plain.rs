@@ -2,13 +2,14 @@
 //! in bytes) that its drained places give back to the peers that filled them.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker, ready};
 
 use busway_transport::{
-    Arrival, BoxFuture, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SinkHandle,
-    SubscriptionId, TransportError,
+    Arrival, Deliveries, Envelope, Gap, GapReason, Name, PlainInterest, SinkHandle, SubscriptionId,
+    TransportError,
 };
 use futures::Stream;
 
@@ -188,8 +189,13 @@ impl Inbox {
     }
 
     /// See [`Sink::room`](busway_transport::Sink::room).
-    pub(crate) fn room(&self) -> Option<BoxFuture<'static, ()>> {
-        Some(self.sink.as_ref()?.room())
+    pub(crate) fn room(&self) -> impl Future<Output = ()> + use<> {
+        let room = self.sink.as_ref().map(|sink| sink.room());
+        async {
+            if let Some(room) = room {
+                room.await;
+            }
+        }
     }
 
     pub(crate) fn has_ended(&self) -> bool {

@@ -45,8 +45,8 @@ pub trait Sink: Send + Sync + 'static {
     /// when those have read who are to read it.
     fn take_run(&self, common: &Common, run: &mut dyn Run) -> bool;
 
-    /// Resolves when those who are to read have read what was in the way of a run. That may be never:
-    /// whoever brings events of others as well waits no longer than these can.
+    /// Resolves when those who are to read have read what was in the way of a run, or take no more. That
+    /// may be never: whoever brings events of others as well must not wait for long.
     fn room(&self) -> BoxFuture<'static, ()>;
 }
 

@@ -109,6 +109,16 @@ pub(crate) struct Kinds {
 #[derive(Clone, Copy)]
 pub(crate) struct Kind(usize);
 
+impl Kind {
+    /// How many there can be.
+    pub(crate) const MOST: usize = REMEMBERED;
+
+    /// A number below that.
+    pub(crate) fn number(self) -> usize {
+        self.0
+    }
+}
+
 impl Kinds {
     /// The kind of the first frame of such bytes, if they begin with a run.
     pub(crate) fn find(&mut self, bytes: &[u8]) -> Option<Kind> {
