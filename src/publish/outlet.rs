@@ -260,6 +260,7 @@ impl Outlet {
     }
 
     /// Whether anybody here takes what is published.
+    #[inline]
     fn has_readers(&self) -> bool {
         self.node.ring().is_some_and(|ring| ring.readers() > 0)
     }

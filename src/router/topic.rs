@@ -160,6 +160,7 @@ impl TopicNode {
     }
 
     /// Whether a publish concerns nothing but the ring and queues, as far as this process goes.
+    #[inline]
     pub(crate) fn is_local(&self) -> bool {
         self.busy.load(Ordering::Acquire) & !(Busy::Queues as u8) == 0
     }
@@ -228,6 +229,7 @@ impl TopicNode {
     }
 
     /// The right to one attempt.
+    #[inline]
     pub(crate) fn attempt(&self) -> MutexGuard<'_, Sequences> {
         self.attempt.locked()
     }
@@ -240,6 +242,7 @@ impl TopicNode {
 
 impl Sequences {
     /// The next sequence number of plain events with this address.
+    #[inline]
     pub(crate) fn next(&mut self, to: Option<&Name>) -> u64 {
         let last = match to {
             None => &mut self.everyone,

@@ -25,6 +25,7 @@ impl MessageId {
     ///
     /// The random part is drawn once per process, and a count that goes on makes the difference:
     /// a drawing for each id asks the system, which costs more than publishing an event.
+    #[inline]
     pub fn at(since_1970: Duration) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         static RANDOM: OnceLock<u64> = OnceLock::new();
