@@ -33,7 +33,7 @@ impl Inlet {
         if most == 0 {
             return true;
         }
-        queues.iter().for_each(|queue| queue.drained.feed());
+        queues.iter().filter_map(|queue| queue.lane()).for_each(|lane| lane.drained.feed());
         let landed = (early.run)(Landing {
             common,
             after: last.number,
@@ -62,9 +62,9 @@ impl Inlet {
         let queues = self.queues.load();
         let in_the_way = queues.iter().min_by_key(|queue| room_of(queue, 0)).cloned();
         Box::pin(async move {
-            let Some(queue) = in_the_way else { return };
-            let is_empty = || queue.lane().is_none_or(|it| it.waiting() == 0 || !it.is_open());
-            queue.drained.wait(is_empty).await;
+            if let Some(lane) = in_the_way.as_ref().and_then(|queue| queue.lane()) {
+                lane.drained().await;
+            }
         })
     }
 }

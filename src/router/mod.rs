@@ -4,7 +4,8 @@
 //! subscription that waits for all of it has a cursor. What cannot go that way has a
 //! [`queue::Queue`] per subscription: subscriptions that lose what they have no room for or take
 //! several topics, events with an address, gaps, and what an [`inlet::Inlet`] brings from the
-//! transport, unless that can go onto the ring as well ([`landing`]). A handler's task or a stream reads both, in order.
+//! transport, unless that can go onto the ring as well ([`landing`], which
+//! may wait for what is [`drained`]). A handler's task or a stream reads both, in order.
 
 mod drained;
 mod inlet;

@@ -20,7 +20,6 @@ use busway_transport::{Gap, GapReason, Name, Party};
 
 use crate::ledger::{Counters, Fate, Ledger};
 use crate::parcel::{Early, Parcel};
-use crate::router::drained::Drained;
 use crate::router::topic::Lane;
 use crate::sync::Locked;
 
@@ -93,8 +92,6 @@ pub(crate) struct Queue {
     /// Told when a slot of a full queue comes free, when its reader rests while it drains, and
     /// when it ends.
     pub(crate) room: Notify,
-    /// Told when its reader has read all that is on the ring, or takes no more from it.
-    pub(crate) drained: Drained,
     counters: Counters,
 }
 
@@ -143,7 +140,6 @@ impl Queue {
             first_at: AtomicU64::new(u64::MAX),
             rests: AtomicBool::new(false),
             room: Notify::new(),
-            drained: Drained::default(),
             counters: Counters::default(),
         })
     }
@@ -442,7 +438,9 @@ impl Queue {
         };
         self.room.notify_waiters();
         wake(reader);
-        self.leave_lane();
+        if let Some(lane) = self.lane() {
+            lane.close();
+        }
     }
 
     /// Ends at once: what is still there is counted as dropped by its owner's wish.
@@ -458,17 +456,11 @@ impl Queue {
         };
         self.room.notify_waiters();
         wake(reader);
-        self.leave_lane();
-        // Dropped outside of the lock: a value's own `Drop` may do anything.
-        drop(items);
-    }
-
-    fn leave_lane(&self) {
         if let Some(lane) = self.lane() {
             lane.close();
         }
-        // Its reader may be gone.
-        self.drained.tell();
+        // Dropped outside of the lock: a value's own `Drop` may do anything.
+        drop(items);
     }
 }
 

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use busway_transport::{Name, Party, Topic};
 
+use super::drained::Drained;
 use super::queue::{Overflow, Queue};
 use super::ring::{Claim, Desk, Reader, Ring};
 use crate::parcel::Parcel;
@@ -50,6 +51,8 @@ impl InTheWay {
 pub(crate) struct Lane {
     pub(crate) ring: Arc<TopicRing>,
     desk: Arc<Desk<InTheWay>>,
+    /// Told by the subscription's reader, before it sleeps.
+    pub(crate) drained: Drained,
 }
 
 impl Lane {
@@ -71,6 +74,13 @@ impl Lane {
 
     pub(crate) fn close(&self) {
         self.ring.close(&self.desk);
+        // Its reader may be gone.
+        self.drained.tell();
+    }
+
+    /// Waits until all that is on the ring is read, or nothing more is taken from it.
+    pub(crate) async fn drained(&self) {
+        self.drained.wait(|| self.waiting() == 0 || !self.is_open()).await;
     }
 }
 
@@ -149,7 +159,11 @@ impl TopicNode {
             return None;
         }
         let reader = ring.subscribe(queue.capacity, InTheWay::of(queue));
-        queue.ride(Lane { ring: ring.clone(), desk: reader.desk().clone() });
+        queue.ride(Lane {
+            ring: ring.clone(),
+            desk: reader.desk().clone(),
+            drained: Drained::default(),
+        });
         Some(reader)
     }
 

@@ -258,7 +258,7 @@ impl<K: Kind> Reader<K> {
         // them waits for this to sleep, or for more of them. A thread of the runtime that finds nothing
         // to run, and then something, wakes another, which takes one of the two to another processor.)
         let run = before - std::mem::replace(&mut self.slept_at, before);
-        let is_fed = queue.drained.was_fed();
+        let is_fed = queue.lane().is_some_and(|lane| lane.drained.was_fed());
         if run >= RUN && !is_fed && queue.first_at() > before && !ring.is_over() {
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(context);
             return Poll::Pending;
@@ -277,7 +277,9 @@ impl<K: Kind> Reader<K> {
             return Poll::Ready(Next::End);
         }
         if ring.park(context.waker()) {
-            queue.drained.tell();
+            if let Some(lane) = queue.lane() {
+                lane.drained.tell();
+            }
             return Poll::Pending;
         }
         // Something came, or the end was set, in between: once more.

@@ -24,37 +24,34 @@ const LONGEST: Duration = Duration::from_millis(4);
 
 /// What is left of it.
 pub(crate) struct Patience {
-    /// By the number of the kind; what takes the place of another kind inherits it.
-    kinds: [Balance; Kind::MOST],
+    /// By the number of the kind, in nanoseconds; below 0 is owed. What takes the place of another kind
+    /// inherits it.
+    kinds: [i64; Kind::MOST],
     /// Ends a wait. Set seldom, and not taken back: to set it may wake another thread.
     alarm: Pin<Box<Sleep>>,
 }
 
-#[derive(Clone, Copy)]
-struct Balance {
-    kept: Duration,
-    owed: Duration,
+/// For what is a few milliseconds at most.
+const fn nanos(time: Duration) -> i64 {
+    time.as_nanos() as i64
 }
 
 impl Patience {
     pub(crate) fn new() -> Self {
-        let balance = Balance { kept: KEPT, owed: Duration::ZERO };
-        Self { kinds: [balance; Kind::MOST], alarm: Box::pin(sleep(Duration::ZERO)) }
+        Self { kinds: [nanos(KEPT); Kind::MOST], alarm: Box::pin(sleep(Duration::ZERO)) }
     }
 
     /// So many events of a kind went on at once.
     pub(crate) fn earn(&mut self, kind: usize, events: usize) {
-        let earned = EARNED * events as u32;
-        let Balance { kept, owed } = &mut self.kinds[kind];
-        *kept = (*kept + earned.saturating_sub(*owed)).min(KEPT);
-        *owed = owed.saturating_sub(earned);
+        let left = &mut self.kinds[kind];
+        *left = (*left + nanos(EARNED) * events as i64).min(nanos(KEPT));
     }
 
     /// Waits for room, if there is any patience left; in any case others of this thread may go first.
     pub(crate) async fn wait(&mut self, kind: usize, room: impl Future<Output = ()>) {
-        let Balance { kept, owed } = &mut self.kinds[kind];
+        let left = &mut self.kinds[kind];
         let mut room = pin!(room);
-        if kept.is_zero() || room.as_mut().now_or_never().is_some() {
+        if *left <= 0 || room.as_mut().now_or_never().is_some() {
             return tokio::task::yield_now().await;
         }
         let began = Instant::now();
@@ -73,9 +70,7 @@ impl Patience {
             }
         }
         // A process that was stopped meanwhile owes nothing for that.
-        let took = began.elapsed().min(LONGEST);
-        *owed += took.saturating_sub(*kept);
-        *kept = kept.saturating_sub(took);
+        *left -= nanos(began.elapsed().min(LONGEST));
     }
 }
 
