@@ -15,9 +15,10 @@ use tokio::time::timeout;
 use crate::address::Place;
 use crate::folder::Folder;
 use crate::hello::{self, HelloError, Reception};
-use crate::link::{self, Link};
+use crate::link::Link;
 use crate::mesh::{Mesh, Phase, State};
 use crate::pulse::{engine_timer, pulse};
+use crate::traffic;
 use crate::transport::IpcTransport;
 use crate::wire::Out;
 use crate::wire::control::Welcome;
@@ -199,7 +200,7 @@ async fn dial(mesh: &Arc<Mesh>, folder: &Folder, peer: PeerId) -> Result<(), Hel
                 Some(attach(mesh, state, peer, them.pid))
             });
             let Some(link) = link else { return Ok(()) };
-            link::run(mesh, &link, stream, decoder);
+            traffic::start(mesh, &link, stream, decoder);
             Some(link)
         }
     };
@@ -277,7 +278,7 @@ async fn receive(mesh: &Arc<Mesh>, stream: Stream) {
     let sent = timeout(HELLO, hello::send(&stream, &Out::welcome(&welcome))).await;
     let Some(link) = link else { return };
     match sent {
-        Ok(Ok(())) => link::run(mesh, &link, stream, decoder),
+        Ok(Ok(())) => traffic::start(mesh, &link, stream, decoder),
         // It may still be there, and see the link as lost: the scout looks.
         _ => mesh.link_ended(&link, "it did not take the welcome"),
     }

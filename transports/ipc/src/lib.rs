@@ -8,8 +8,9 @@
 //!
 //! * Finding each other: `address` (what `ipc:NAME` means), `folder` (where the sockets are, and
 //!   that nobody else gets at them), `hello` (who is there), `connector` (bind, look round, dial).
-//! * On the wire: `wire` (sans-io; see also `docs/wire-ipc.md`), `link` (one socket: a reader, a
-//!   writer, two lanes), `outbox` (what waits in one of them), `dispatch` (what each frame that comes in does), `pulse` (who is silent).
+//! * On the wire: `wire` (sans-io; see also `docs/wire-ipc.md`), `link` (two lanes), `outbox` (what waits in
+//!   one of them), `traffic` (from the lanes to the socket, and from there to `dispatch`: what each frame that
+//!   comes in does), `together` and `bell` (on which thread), `pulse` (who is silent).
 //! * What is known: `mesh` (the one lock and what is behind it), `table` (what this bus and each
 //!   peer wants), `announce` (telling the peers and waiting for their acks), `notices`.
 //! * The verbs: `publish` (room and permits), `credit` (what room is made of), `express` (the short way),
@@ -28,6 +29,7 @@
 
 mod address;
 mod announce;
+mod bell;
 mod connector;
 mod credit;
 mod dispatch;
@@ -47,6 +49,8 @@ mod publish;
 mod pulse;
 mod requests;
 mod table;
+mod together;
+mod traffic;
 mod transport;
 mod wire;
 

@@ -1,8 +1,7 @@
-//! One socket to one peer: a reader task, a writer task, and two lanes between the bus and the
-//! writer.
+//! One link to one peer, as the bus has it: two lanes, between the bus and what writes them to the
+//! socket.
 
 use std::collections::VecDeque;
-use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -11,23 +10,13 @@ use std::task::{Context, Poll, Waker};
 use busway_transport::PeerId;
 use bytes::Bytes;
 use interprocess::local_socket::tokio::Stream;
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
+use tokio::io::AsyncWrite as _;
 use tokio::sync::{Notify, watch};
 
-use crate::dispatch::Flow;
-use crate::handful::{Handful, Ran};
 use crate::mailbox::lock;
-use crate::mesh::Mesh;
 use crate::outbox::Outbox;
-use crate::patience::Patience;
-use crate::wire::{Control, Decoder, Out};
+use crate::wire::{Control, Out};
 
-/// How much the reader reads at once.
-const READ: usize = 128 << 10;
-/// How much the system is asked to take at once. What it takes unless asked is three events of
-/// 64 KiB, and both processes then wait for each other at every one.
-#[cfg(unix)]
-const TAKEN: usize = 512 << 10;
 /// More control frames than this wait only for a peer that does not read.
 const MAX_CONTROL: usize = 1 << 16;
 
@@ -38,9 +27,9 @@ pub(crate) struct Link {
     /// Which link it is: a peer that comes back has another.
     pub(crate) number: u64,
     lanes: Mutex<Lanes>,
-    wake: Notify,
-    stop: watch::Sender<bool>,
-    /// Set when the tasks start.
+    pub(crate) wake: Notify,
+    pub(crate) stop: watch::Sender<bool>,
+    /// Set when its traffic begins.
     stream: OnceLock<Arc<Stream>>,
     heard: AtomicBool,
     /// Told when the lanes ran empty and everything is written.
@@ -85,6 +74,11 @@ impl Link {
             heard: AtomicBool::new(true),
             written,
         }
+    }
+
+    /// The socket is ready for its traffic.
+    pub(crate) fn open(&self, stream: Stream) -> Arc<Stream> {
+        self.stream.get_or_init(|| Arc::new(stream)).clone()
     }
 
     /// Queues a frame before all data.
@@ -175,7 +169,7 @@ impl Link {
         lock(&self.lanes).ending = true;
     }
 
-    /// Ends both tasks; what is queued is dropped.
+    /// Ends its traffic; what is queued is dropped.
     pub(crate) fn close(&self) {
         let mut lanes = lock(&self.lanes);
         lanes.closed = true;
@@ -203,20 +197,25 @@ impl Link {
         lock(&self.lanes).overrun
     }
 
+    /// Something came in.
+    pub(crate) fn hear(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+
     /// Whether anything came in since the last call.
     pub(crate) fn take_heard(&self) -> bool {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
     /// Whether somebody was turned away for whom there is room now.
-    fn has_room_again(&self) -> bool {
+    pub(crate) fn has_room_again(&self) -> bool {
         let mut lanes = lock(&self.lanes);
         !lanes.data.is_congested() && std::mem::take(&mut lanes.turned_away)
     }
 
     /// Takes what is to be written next into `joined`, which was written: control frames, all of
     /// them; else data. Says whether there is anything, in `joined` or else in a piece of its own.
-    fn take(&self, joined: &mut Vec<u8>) -> Option<Bytes> {
+    pub(crate) fn take(&self, joined: &mut Vec<u8>) -> Option<Bytes> {
         let mut lanes = lock(&self.lanes);
         let mut piece = None;
         joined.clear();
@@ -240,123 +239,11 @@ impl Link {
     }
 }
 
-/// Starts the two tasks of a link. They end with the link.
-pub(crate) fn run(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: Stream, decoder: Decoder) {
-    let stream = link.stream.get_or_init(|| Arc::new(stream)).clone();
-    widen(&stream);
-    tokio::spawn(read_task(mesh.clone(), link.clone(), stream.clone(), decoder));
-    tokio::spawn(write_task(mesh.clone(), link.clone(), stream));
-}
-
-/// Lets the socket take more at once, as far as the system allows it.
-#[cfg(unix)]
-fn widen(stream: &Stream) {
-    use std::os::fd::AsFd as _;
-    let Stream::UdSocket(socket) = stream;
-    if let Err(error) = rustix::net::sockopt::set_socket_send_buffer_size(socket.as_fd(), TAKEN) {
-        tracing::debug!(%error, "a socket keeps the system's size");
-    }
-}
-
-#[cfg(not(unix))]
-fn widen(_: &Stream) {}
-
-async fn write_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
-    let mut stop = link.stop.subscribe();
-    let ended = tokio::select! {
-        biased;
-        _ = stop.wait_for(|stop| *stop) => return,
-        ended = write(&mesh, &link, &stream) => ended,
-    };
-    if let Err(error) = ended {
-        mesh.link_ended(&link, &format!("writing failed: {error}"));
-    }
-}
-
-async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> {
-    let mut joined = Vec::new();
-    loop {
-        let Some(piece) = link.take(&mut joined) else {
-            link.wake.notified().await;
-            continue;
-        };
-        stream.write_all(if piece.is_empty() { &joined } else { &piece }).await?;
-        if link.has_room_again() {
-            mesh.look(|state| state.wake_waiting());
-            mesh.changed.notify_waiters();
-        }
-        tokio::task::coop::consume_budget().await;
-    }
-}
-
-async fn read_task(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decoder: Decoder) {
-    let mut stop = link.stop.subscribe();
-    tokio::select! {
-        biased;
-        _ = stop.wait_for(|stop| *stop) => {}
-        () = read(&mesh, &link, &stream, decoder) => {}
-    }
-}
-
-async fn read(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream, mut decoder: Decoder) {
-    let mut handful = Handful::default();
-    let mut patience = Patience::new();
-    loop {
-        let mut has_waited = false;
-        loop {
-            match handful.run(mesh, link, &mut decoder.buffer) {
-                Ok(Ran::On(kind, events)) => {
-                    patience.earn(kind.number(), events);
-                    has_waited = false;
-                    tokio::task::coop::consume_budget().await;
-                    continue;
-                }
-                Ok(Ran::Full(kind, inbox)) if !has_waited => {
-                    has_waited = true;
-                    patience.wait(kind.number(), inbox.room()).await;
-                    handful.waited();
-                    continue;
-                }
-                Ok(Ran::Full(..) | Ran::No) => {}
-                Err(error) => return mesh.link_broke_protocol(link, &error.to_string()),
-            }
-            let flow = match decoder.next() {
-                Ok(Some(frame)) => mesh.dispatch(link, &mut handful, frame),
-                Ok(None) => match handful.deliver(mesh, link) {
-                    Ok(()) => break,
-                    Err(error) => Err(error),
-                },
-                // What came before it is good.
-                Err(error) => handful.deliver(mesh, link).and(Err(error)),
-            };
-            match flow {
-                Ok(Flow::On) => {}
-                Ok(Flow::Goodbye) => return mesh.link_said_goodbye(link),
-                Err(error) => return mesh.link_broke_protocol(link, &error.to_string()),
-            }
-        }
-        if handful.gives_way() {
-            tokio::task::yield_now().await;
-        }
-        if decoder.buffer.capacity() - decoder.buffer.len() < READ / 4 {
-            decoder.buffer.reserve(READ);
-        }
-        match stream.read_buf(&mut decoder.buffer).await {
-            Ok(0) => return mesh.link_ended(link, "it hung up"),
-            Ok(_) => link.heard.store(true, Ordering::Relaxed),
-            Err(error) => return mesh.link_ended(link, &format!("reading failed: {error}")),
-        }
-        // The socket's readiness is no part of tokio's budget: without this a busy link would
-        // keep its worker for itself.
-        tokio::task::coop::consume_budget().await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::outbox::LARGE;
-    use crate::wire::{Frame, MAX_PAYLOAD, Work};
+    use crate::wire::{Decoder, Frame, MAX_PAYLOAD, Work};
     use busway_transport::{ContentType, Envelope, MessageId, Payload, Source};
 
     #[test]

@@ -24,6 +24,7 @@ use crate::mailbox::lock;
 use crate::notices::Notices;
 use crate::requests::Calls;
 use crate::table::{Own, Plans, Remote};
+use crate::together::Together;
 use crate::wire::control::Introduction;
 
 /// One bus's part of the mesh.
@@ -41,6 +42,8 @@ pub(crate) struct Mesh {
     pub(crate) timer: Notify,
     /// Look round again.
     pub(crate) scout: Notify,
+    /// What is done for all links by one task.
+    pub(crate) together: Together,
     /// How many links were cut off because they did not speak our protocol.
     violations: AtomicU64,
 }
@@ -115,6 +118,7 @@ impl Mesh {
             changed: Arc::new(Notify::new()),
             timer: Notify::new(),
             scout: Notify::new(),
+            together: Together::default(),
             violations: AtomicU64::new(0),
         })
     }

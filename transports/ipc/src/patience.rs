@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::bell::Bell;
 use crate::wire::run::Kind;
 
 /// What each event earns: about as long as one takes that goes the long way.
@@ -48,11 +49,16 @@ impl Patience {
     }
 
     /// Waits for room, if there is any patience left; in any case others of this thread may go first.
-    pub(crate) async fn wait(&mut self, kind: usize, room: impl Future<Output = ()>) {
+    pub(crate) async fn wait(
+        &mut self,
+        kind: usize,
+        room: impl Future<Output = ()> + Send,
+        bell: &mut Bell,
+    ) {
         let left = &mut self.kinds[kind];
         let mut room = pin!(room);
         if *left <= 0 || room.as_mut().now_or_never().is_some() {
-            return tokio::task::yield_now().await;
+            return bell.give_way().await;
         }
         let began = Instant::now();
         let end = began + LONGEST;
@@ -62,7 +68,7 @@ impl Patience {
             }
             tokio::select! {
                 biased;
-                () = room.as_mut() => break,
+                () = bell.wait(room.as_mut()) => break,
                 () = &mut self.alarm => {}
             }
             if Instant::now() >= end {
@@ -86,10 +92,10 @@ mod tests {
     async fn waits(
         patience: &mut Patience,
         kind: usize,
-        room: impl Future<Output = ()>,
+        room: impl Future<Output = ()> + Send,
     ) -> Duration {
         let began = Instant::now();
-        patience.wait(kind, room).await;
+        patience.wait(kind, room, &mut Bell::default()).await;
         began.elapsed()
     }
 
@@ -140,7 +146,7 @@ mod tests {
             advance(Duration::from_secs(10)).await;
             pending().await
         };
-        patience.wait(0, stop).await;
+        patience.wait(0, stop, &mut Bell::default()).await;
         patience.earn(0, events(LONGEST - KEPT) + 1);
         assert_eq!(waits(&mut patience, 0, pending()).await, LONGEST);
     }

@@ -432,8 +432,12 @@ impl Mesh {
             let Some(interest) = remote.and_then(|it| it.interests.get_mut(&interest)) else {
                 return Ok(());
             };
+            let had_room = interest.credit.has_room();
             interest.credit.grant(events, bytes)?;
-            state.wake_waiting();
+            // Who waits does so for somebody else, if there was room.
+            if !had_room {
+                state.wake_waiting();
+            }
             Ok(())
         })
     }

@@ -1,0 +1,195 @@
+//! What goes on between a link and its socket: one writes what is in the lanes, one reads.
+
+use std::future::Future;
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use interprocess::local_socket::tokio::Stream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::coop::consume_budget;
+
+use crate::bell::Bell;
+use crate::dispatch::Flow;
+use crate::handful::{Handful, Ran};
+use crate::link::Link;
+use crate::mesh::Mesh;
+use crate::patience::Patience;
+use crate::wire::{Decoder, WireError};
+
+/// How much is read at once.
+const READ: usize = 128 << 10;
+/// How much the system is asked to take at once. What it takes unless asked is three events of
+/// 64 KiB, and both processes then wait for each other at every one.
+#[cfg(unix)]
+const TAKEN: usize = 512 << 10;
+
+/// Starts both. They end with the link.
+pub(crate) fn start(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: Stream, decoder: Decoder) {
+    let stream = link.open(stream);
+    widen(&stream);
+    mesh.together.spawn(write_all(mesh.clone(), link.clone(), stream.clone()));
+    mesh.together.spawn(read_all(mesh.clone(), link.clone(), stream, decoder));
+}
+
+async fn unless_stopped<T>(link: &Link, traffic: impl Future<Output = T>) -> Option<T> {
+    let mut stop = link.stop.subscribe();
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => None,
+        ended = traffic => Some(ended),
+    }
+}
+
+/// Lets the socket take more at once, as far as the system allows it.
+#[cfg(unix)]
+fn widen(stream: &Stream) {
+    use std::os::fd::AsFd as _;
+    let Stream::UdSocket(socket) = stream;
+    if let Err(error) = rustix::net::sockopt::set_socket_send_buffer_size(socket.as_fd(), TAKEN) {
+        tracing::debug!(%error, "a socket keeps the system's size");
+    }
+}
+
+#[cfg(not(unix))]
+fn widen(_: &Stream) {}
+
+async fn write_all(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
+    if let Some(Err(error)) = unless_stopped(&link, write(&mesh, &link, &stream)).await {
+        mesh.link_ended(&link, &format!("writing failed: {error}"));
+    }
+}
+
+async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> {
+    let mut joined = Vec::new();
+    let mut bell = Bell::default();
+    loop {
+        let Some(piece) = link.take(&mut joined) else {
+            link.wake.notified().await;
+            continue;
+        };
+        stream.write_all(if piece.is_empty() { &joined } else { &piece }).await?;
+        if link.has_room_again() {
+            // Who waits will soon wake us in turn.
+            bell.give_way().await;
+            mesh.look(|state| state.wake_waiting());
+            mesh.changed.notify_waiters();
+        }
+        consume_budget().await;
+    }
+}
+
+async fn read_all(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decoder: Decoder) {
+    let mut intake = Intake::new(decoder);
+    let next = unless_stopped(&link, intake.read(&mesh, &link, &stream)).await;
+    if matches!(next, Some(Next::Alone)) {
+        intake.is_alone = true;
+        tokio::spawn(async move {
+            unless_stopped(&link, intake.read(&mesh, &link, &stream)).await;
+        });
+    }
+}
+
+/// The receiving side.
+struct Intake {
+    decoder: Decoder,
+    handful: Handful,
+    patience: Patience,
+    bell: Bell,
+    /// It has a task of its own.
+    is_alone: bool,
+}
+
+/// How reading ended.
+enum Next {
+    /// With the link.
+    End,
+    /// It is to go on in a task of its own: events are decoded where they come in, by code of theirs.
+    Alone,
+}
+
+impl Intake {
+    fn new(decoder: Decoder) -> Self {
+        let (handful, patience) = (Handful::default(), Patience::new());
+        Self { decoder, handful, patience, bell: Bell::default(), is_alone: false }
+    }
+
+    async fn read(&mut self, mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream) -> Next {
+        loop {
+            if let ControlFlow::Break(next) = self.take(mesh, link).await {
+                return next;
+            }
+            let buffer = &mut self.decoder.buffer;
+            if buffer.capacity() - buffer.len() < READ / 4 {
+                buffer.reserve(READ);
+            }
+            match stream.read_buf(buffer).await {
+                Ok(1..) => link.hear(),
+                Ok(0) => {
+                    mesh.link_ended(link, "it hung up");
+                    return Next::End;
+                }
+                Err(error) => {
+                    mesh.link_ended(link, &format!("reading failed: {error}"));
+                    return Next::End;
+                }
+            }
+            // The socket's readiness is no part of tokio's budget: without this a busy link would
+            // keep its thread for itself.
+            consume_budget().await;
+        }
+    }
+
+    /// Takes what was read, as far as it is whole.
+    async fn take(&mut self, mesh: &Arc<Mesh>, link: &Arc<Link>) -> ControlFlow<Next> {
+        let Self { decoder, handful, patience, bell, is_alone } = self;
+        let mut has_waited = false;
+        loop {
+            if !*is_alone && !decoder.next_is_control() {
+                return ControlFlow::Break(Next::Alone);
+            }
+            match handful.run(mesh, link, &mut decoder.buffer) {
+                Ok(Ran::On(kind, events)) => {
+                    patience.earn(kind.number(), events);
+                    has_waited = false;
+                    consume_budget().await;
+                    continue;
+                }
+                Ok(Ran::Full(kind, inbox)) if !has_waited => {
+                    has_waited = true;
+                    patience.wait(kind.number(), inbox.room(), bell).await;
+                    handful.waited();
+                    continue;
+                }
+                Ok(Ran::Full(..) | Ran::No) => {}
+                Err(error) => return broke_protocol(mesh, link, &error),
+            }
+            let flow = match decoder.next() {
+                Ok(Some(frame)) => mesh.dispatch(link, handful, frame),
+                Ok(None) => match handful.deliver(mesh, link) {
+                    Ok(()) => break,
+                    Err(error) => Err(error),
+                },
+                // What came before it is good.
+                Err(error) => handful.deliver(mesh, link).and(Err(error)),
+            };
+            match flow {
+                Ok(Flow::On) => {}
+                Ok(Flow::Goodbye) => {
+                    mesh.link_said_goodbye(link);
+                    return ControlFlow::Break(Next::End);
+                }
+                Err(error) => return broke_protocol(mesh, link, &error),
+            }
+        }
+        if handful.gives_way() {
+            bell.give_way().await;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn broke_protocol(mesh: &Arc<Mesh>, link: &Arc<Link>, error: &WireError) -> ControlFlow<Next> {
+    mesh.link_broke_protocol(link, &error.to_string());
+    ControlFlow::Break(Next::End)
+}
