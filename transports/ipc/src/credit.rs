@@ -22,16 +22,19 @@ impl Credit {
         Self { events: capacity.into(), bytes: (WINDOW as i64).into(), capacity }
     }
 
+    #[inline]
     pub(crate) fn has_room(&self) -> bool {
         self.events.load(Relaxed) > 0 && self.bytes.load(Relaxed) > 0
     }
 
     /// Takes the place of one event, which there has to be.
+    #[inline]
     pub(crate) fn take(&self) {
         self.events.store(self.events.load(Relaxed) - 1, Relaxed);
     }
 
     /// Takes the bytes of one event, however many are left.
+    #[inline]
     pub(crate) fn charge(&self, bytes: usize) {
         self.bytes.store(self.bytes.load(Relaxed) - bytes as i64, Relaxed);
     }

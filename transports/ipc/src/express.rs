@@ -46,6 +46,7 @@ impl IpcExpress {
     }
 
     /// Where events go now.
+    #[inline]
     fn with_way<T>(&self, state: &mut State, act: impl FnOnce(&State, &Way) -> T) -> Option<T> {
         let mut known = lock(&self.known);
         let (generation, changes) = (state.plans.generation, state.interest_changes.count());
@@ -122,6 +123,7 @@ fn send_to_each(plan: &Plan, heads: &[Head], event: Event, payload: &mut Vec<u8>
 }
 
 impl State {
+    #[inline]
     fn somebody_waits(&self, route: &Route) -> bool {
         !self.waiting.is_empty()
             && self.waiting.contains_key(&(route.topic.clone(), route.to.clone()))

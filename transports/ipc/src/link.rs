@@ -55,6 +55,7 @@ struct Lanes {
 }
 
 impl Lanes {
+    #[inline]
     fn turns_away(&mut self) -> bool {
         let is_congested = !self.closed && self.data.is_congested();
         self.turned_away |= is_congested;
@@ -127,6 +128,7 @@ impl Link {
     }
 
     /// Puts frames behind the data that is there.
+    #[inline]
     pub(crate) fn put_data(&self, put: impl FnOnce(&mut Outbox)) {
         let mut lanes = lock(&self.lanes);
         if lanes.closed || lanes.ending {
@@ -138,6 +140,7 @@ impl Link {
 
     /// As [`put_data`](Self::put_data), unless it [is congested](Self::is_congested). Says whether it
     /// was not.
+    #[inline]
     pub(crate) fn put_if_free(&self, put: impl FnOnce(&mut Outbox)) -> bool {
         let mut lanes = lock(&self.lanes);
         if lanes.turns_away() {
@@ -152,10 +155,12 @@ impl Link {
 
     /// Whether so much waits already that a publisher should not put more behind it. It is told by
     /// the mesh when there is room.
+    #[inline]
     pub(crate) fn is_congested(&self) -> bool {
         lock(&self.lanes).turns_away()
     }
 
+    #[inline]
     fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
         if std::mem::take(&mut lanes.sleeping) {
             drop(lanes);

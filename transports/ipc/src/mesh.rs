@@ -148,6 +148,7 @@ impl Mesh {
     }
 
     /// Looks at something, or changes what neither engine nor bus has to hear of.
+    #[inline]
     pub(crate) fn look<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
         look(&mut lock(&self.state))
     }

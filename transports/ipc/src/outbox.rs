@@ -55,6 +55,7 @@ impl Outbox {
     }
 
     /// Puts a frame, or its beginning, behind what is there.
+    #[inline]
     pub(crate) fn put(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
         let before = self.joined.len();
         put(&mut self.joined);
@@ -90,6 +91,7 @@ impl Outbox {
         matches!(self.pieces.front(), Some(Piece::Shared(_)))
     }
 
+    #[inline]
     pub(crate) fn is_congested(&self) -> bool {
         self.length >= CONGESTED
     }

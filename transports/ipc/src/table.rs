@@ -203,6 +203,7 @@ impl Plans {
 
 impl Plan {
     /// Of all the interests that an event is for.
+    #[inline]
     pub(crate) fn credits(&self) -> impl Iterator<Item = &Credit> {
         self.targets.iter().flat_map(|target| target.credits.iter().map(|credit| &**credit))
     }

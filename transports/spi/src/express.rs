@@ -63,6 +63,7 @@ pub struct Plain<'a> {
 
 impl<'a> Plain<'a> {
     /// An event.
+    #[inline]
     pub fn new(id: MessageId, since_1970: Duration, payload: &'a mut Vec<u8>) -> Self {
         Self { id, since_1970, payload }
     }

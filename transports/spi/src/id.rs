@@ -45,11 +45,13 @@ impl MessageId {
     }
 
     /// The id from its sixteen bytes.
+    #[inline]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
 
     /// The sixteen bytes of the id.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }

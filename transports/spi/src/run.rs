@@ -19,6 +19,7 @@ pub struct Lying<'a> {
 
 impl<'a> Lying<'a> {
     /// An event.
+    #[inline]
     pub fn new(id: MessageId, time: SystemTime, payload: &'a [u8]) -> Self {
         Self { id, time, payload }
     }

@@ -172,6 +172,7 @@ pub(super) fn put_long(to: &mut impl BufMut, text: &str) {
 }
 
 /// Seconds and nanoseconds.
+#[inline]
 pub(super) fn time_bytes(since: Duration) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[..8].copy_from_slice(&since.as_secs().to_le_bytes());
@@ -189,6 +190,7 @@ pub(super) fn read_time(from: &mut Read) -> Result<SystemTime, WireError> {
 }
 
 /// The reverse of [`time_bytes`], unless there is no such time.
+#[inline]
 pub(super) fn time_of(bytes: &[u8; 12]) -> Option<SystemTime> {
     let (seconds, nanos) = bytes.split_at(8);
     let seconds = u64::from_le_bytes(*seconds.first_chunk()?);

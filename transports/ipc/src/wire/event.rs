@@ -55,6 +55,7 @@ impl EventFrames {
     }
 
     /// How long an envelope with such a payload is.
+    #[inline]
     pub(crate) fn envelope(&self, payload: usize) -> usize {
         self.envelope.len() + payload
     }

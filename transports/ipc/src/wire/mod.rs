@@ -39,6 +39,7 @@ pub(crate) const WINDOW: usize = 16 << 20;
 const FREE: usize = 4 << 10;
 
 /// What an encoded event takes of the [`WINDOW`].
+#[inline]
 pub(crate) fn charge(size: usize) -> usize {
     size.saturating_sub(FREE)
 }
