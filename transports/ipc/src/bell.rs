@@ -9,43 +9,43 @@ use std::future::Future;
 use std::pin::Pin;
 
 #[cfg(not(unix))]
-use none::Pipe;
+use none::Socket;
 #[cfg(unix)]
-use pipe::Pipe;
+use socket::Socket;
 
 #[cfg(unix)]
-mod pipe;
+mod socket;
 
 /// One task's bell.
 #[derive(Default)]
 pub(crate) struct Bell {
-    /// Made when it is first needed. Absent where the system has none, or no more: then it goes by the
-    /// runtime alone.
-    pipe: Option<Option<Pipe>>,
+    /// Made when it is first needed (two file descriptors). Absent where the system has none, or no more:
+    /// then it goes by the runtime alone.
+    socket: Option<Option<Socket>>,
 }
 
 impl Bell {
-    /// Waits for something that others on this thread bring about.
+    /// Waits for something that others bring about, on this thread as a rule.
     ///
     /// # Cancel safety
     /// Safe, as far as what it waits for is.
     pub(crate) async fn wait(&mut self, what: Pin<&mut (impl Future<Output = ()> + Send)>) {
-        match self.pipe() {
-            Some(pipe) => pipe.wait(what).await,
+        match self.socket() {
+            Some(socket) => socket.wait(what).await,
             None => what.await,
         }
     }
 
     /// Lets the others on this thread go first.
     pub(crate) async fn give_way(&mut self) {
-        match self.pipe() {
-            Some(pipe) => pipe.give_way().await,
+        match self.socket() {
+            Some(socket) => socket.give_way().await,
             None => tokio::task::yield_now().await,
         }
     }
 
-    fn pipe(&mut self) -> Option<&mut Pipe> {
-        self.pipe.get_or_insert_with(Pipe::new).as_mut()
+    fn socket(&mut self) -> Option<&mut Socket> {
+        self.socket.get_or_insert_with(Socket::new).as_mut()
     }
 }
 
@@ -53,9 +53,9 @@ impl Bell {
 mod none {
     use super::{Future, Pin};
 
-    pub(super) enum Pipe {}
+    pub(super) enum Socket {}
 
-    impl Pipe {
+    impl Socket {
         pub(super) fn new() -> Option<Self> {
             None
         }

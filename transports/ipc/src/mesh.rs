@@ -24,7 +24,6 @@ use crate::mailbox::lock;
 use crate::notices::Notices;
 use crate::requests::Calls;
 use crate::table::{Own, Plans, Remote};
-use crate::together::Together;
 use crate::wire::control::Introduction;
 
 /// One bus's part of the mesh.
@@ -42,8 +41,6 @@ pub(crate) struct Mesh {
     pub(crate) timer: Notify,
     /// Look round again.
     pub(crate) scout: Notify,
-    /// What is done for all links by one task.
-    pub(crate) together: Together,
     /// How many links were cut off because they did not speak our protocol.
     violations: AtomicU64,
 }
@@ -118,7 +115,6 @@ impl Mesh {
             changed: Arc::new(Notify::new()),
             timer: Notify::new(),
             scout: Notify::new(),
-            together: Together::default(),
             violations: AtomicU64::new(0),
         })
     }

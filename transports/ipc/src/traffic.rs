@@ -28,8 +28,8 @@ const TAKEN: usize = 512 << 10;
 pub(crate) fn start(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: Stream, decoder: Decoder) {
     let stream = link.open(stream);
     widen(&stream);
-    mesh.together.spawn(write_all(mesh.clone(), link.clone(), stream.clone()));
-    mesh.together.spawn(read_all(mesh.clone(), link.clone(), stream, decoder));
+    tokio::spawn(write_all(mesh.clone(), link.clone(), stream.clone()));
+    tokio::spawn(read_all(mesh.clone(), link.clone(), stream, decoder));
 }
 
 async fn unless_stopped<T>(link: &Link, traffic: impl Future<Output = T>) -> Option<T> {
@@ -80,14 +80,9 @@ async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> 
 }
 
 async fn read_all(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decoder: Decoder) {
-    let mut intake = Intake::new(decoder);
-    let next = unless_stopped(&link, intake.read(&mesh, &link, &stream)).await;
-    if matches!(next, Some(Next::Alone)) {
-        intake.is_alone = true;
-        tokio::spawn(async move {
-            unless_stopped(&link, intake.read(&mesh, &link, &stream)).await;
-        });
-    }
+    let (handful, patience, bell) = (Handful::default(), Patience::new(), Bell::default());
+    let mut intake = Intake { decoder, handful, patience, bell };
+    unless_stopped(&link, intake.read(&mesh, &link, &stream)).await;
 }
 
 /// The receiving side.
@@ -96,28 +91,13 @@ struct Intake {
     handful: Handful,
     patience: Patience,
     bell: Bell,
-    /// It has a task of its own.
-    is_alone: bool,
-}
-
-/// How reading ended.
-enum Next {
-    /// With the link.
-    End,
-    /// It is to go on in a task of its own: events are decoded where they come in, by code of theirs.
-    Alone,
 }
 
 impl Intake {
-    fn new(decoder: Decoder) -> Self {
-        let (handful, patience) = (Handful::default(), Patience::new());
-        Self { decoder, handful, patience, bell: Bell::default(), is_alone: false }
-    }
-
-    async fn read(&mut self, mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream) -> Next {
+    async fn read(&mut self, mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream) {
         loop {
-            if let ControlFlow::Break(next) = self.take(mesh, link).await {
-                return next;
+            if self.take(mesh, link).await.is_break() {
+                return;
             }
             let buffer = &mut self.decoder.buffer;
             if buffer.capacity() - buffer.len() < READ / 4 {
@@ -125,14 +105,8 @@ impl Intake {
             }
             match stream.read_buf(buffer).await {
                 Ok(1..) => link.hear(),
-                Ok(0) => {
-                    mesh.link_ended(link, "it hung up");
-                    return Next::End;
-                }
-                Err(error) => {
-                    mesh.link_ended(link, &format!("reading failed: {error}"));
-                    return Next::End;
-                }
+                Ok(0) => return mesh.link_ended(link, "it hung up"),
+                Err(error) => return mesh.link_ended(link, &format!("reading failed: {error}")),
             }
             // The socket's readiness is no part of tokio's budget: without this a busy link would
             // keep its thread for itself.
@@ -141,13 +115,10 @@ impl Intake {
     }
 
     /// Takes what was read, as far as it is whole.
-    async fn take(&mut self, mesh: &Arc<Mesh>, link: &Arc<Link>) -> ControlFlow<Next> {
-        let Self { decoder, handful, patience, bell, is_alone } = self;
+    async fn take(&mut self, mesh: &Arc<Mesh>, link: &Arc<Link>) -> ControlFlow<()> {
+        let Self { decoder, handful, patience, bell } = self;
         let mut has_waited = false;
         loop {
-            if !*is_alone && !decoder.next_is_control() {
-                return ControlFlow::Break(Next::Alone);
-            }
             match handful.run(mesh, link, &mut decoder.buffer) {
                 Ok(Ran::On(kind, events)) => {
                     patience.earn(kind.number(), events);
@@ -177,7 +148,7 @@ impl Intake {
                 Ok(Flow::On) => {}
                 Ok(Flow::Goodbye) => {
                     mesh.link_said_goodbye(link);
-                    return ControlFlow::Break(Next::End);
+                    return ControlFlow::Break(());
                 }
                 Err(error) => return broke_protocol(mesh, link, &error),
             }
@@ -189,7 +160,7 @@ impl Intake {
     }
 }
 
-fn broke_protocol(mesh: &Arc<Mesh>, link: &Arc<Link>, error: &WireError) -> ControlFlow<Next> {
+fn broke_protocol(mesh: &Arc<Mesh>, link: &Arc<Link>, error: &WireError) -> ControlFlow<()> {
     mesh.link_broke_protocol(link, &error.to_string());
-    ControlFlow::Break(Next::End)
+    ControlFlow::Break(())
 }

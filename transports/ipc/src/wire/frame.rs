@@ -276,11 +276,6 @@ impl Decoder {
         self.limit = max_frame(limit.max(MAX_PAYLOAD));
     }
 
-    /// Whether nothing is known of the next frame but that it is a control frame, or not even that.
-    pub(crate) fn next_is_control(&self) -> bool {
-        self.buffer.get(4).is_none_or(|kind| *kind == CONTROL)
-    }
-
     /// The next whole frame, if it is there.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, WireError> {
         let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };

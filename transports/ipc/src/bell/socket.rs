@@ -1,34 +1,36 @@
-//! A bell as a pipe to ourselves, which the runtime watches as it does a socket.
+//! A bell as a socket to ourselves. (A pipe would do it sooner, but who writes to one whose other end has
+//! just gone gets a signal.)
 
-use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io::{self, Write as _};
+use std::os::unix::net;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::net::UnixStream;
 
-pub(super) struct Pipe {
-    end: Receiver,
+pub(super) struct Socket {
+    end: UnixStream,
     rope: Arc<Rope>,
 }
 
 /// The end that is written to.
-struct Rope(File);
+struct Rope(net::UnixStream);
 
-impl Pipe {
+impl Socket {
     pub(super) fn new() -> Option<Self> {
         let make = || -> io::Result<_> {
-            let (end, rope) = io::pipe()?;
-            let rope = Sender::from_owned_fd(rope.into())?.into_nonblocking_fd()?;
-            Ok((Receiver::from_owned_fd(end.into())?, Arc::new(Rope(rope.into()))))
+            let (end, rope) = net::UnixStream::pair()?;
+            end.set_nonblocking(true)?;
+            rope.set_nonblocking(true)?;
+            Ok(Self { end: UnixStream::from_std(end)?, rope: Arc::new(Rope(rope)) })
         };
         match make() {
-            Ok((end, rope)) => Some(Self { end, rope }),
+            Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::debug!(%error, "no pipe: a link's tasks may change threads more often");
+                tracing::debug!(%error, "no bell: a link's tasks may change threads more often");
                 None
             }
         }
