@@ -3,8 +3,10 @@
 use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use interprocess::local_socket::tokio::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::coop::consume_budget;
@@ -32,12 +34,17 @@ pub(crate) fn start(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: Stream, decoder:
     tokio::spawn(read_all(mesh.clone(), link.clone(), stream, decoder));
 }
 
-async fn unless_stopped<T>(link: &Link, traffic: impl Future<Output = T>) -> Option<T> {
+/// Runs until the link is stopped. What panics takes its link with it at once: it comes back by a new
+/// hello, and what was lost is told. (The bus's own part of a delivery may drop events, which runs code
+/// of theirs.)
+async fn unless_stopped(mesh: &Arc<Mesh>, link: &Arc<Link>, traffic: impl Future<Output = ()>) {
     let mut stop = link.stop.subscribe();
     tokio::select! {
         biased;
-        _ = stop.wait_for(|stop| *stop) => None,
-        ended = traffic => Some(ended),
+        _ = stop.wait_for(|stop| *stop) => {}
+        ended = AssertUnwindSafe(traffic).catch_unwind() => if ended.is_err() {
+            mesh.link_ended(link, "what it brought made this side panic");
+        }
     }
 }
 
@@ -55,9 +62,12 @@ fn widen(stream: &Stream) {
 fn widen(_: &Stream) {}
 
 async fn write_all(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
-    if let Some(Err(error)) = unless_stopped(&link, write(&mesh, &link, &stream)).await {
-        mesh.link_ended(&link, &format!("writing failed: {error}"));
-    }
+    let writing = async {
+        if let Err(error) = write(&mesh, &link, &stream).await {
+            mesh.link_ended(&link, &format!("writing failed: {error}"));
+        }
+    };
+    unless_stopped(&mesh, &link, writing).await;
 }
 
 async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> {
@@ -82,7 +92,7 @@ async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> 
 async fn read_all(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decoder: Decoder) {
     let (handful, patience, bell) = (Handful::default(), Patience::new(), Bell::default());
     let mut intake = Intake { decoder, handful, patience, bell };
-    unless_stopped(&link, intake.read(&mesh, &link, &stream)).await;
+    unless_stopped(&mesh, &link, intake.read(&mesh, &link, &stream)).await;
 }
 
 /// The receiving side.

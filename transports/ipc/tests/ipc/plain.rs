@@ -1,9 +1,11 @@
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use busway_transport::{
-    Arrival, GapReason, Interest, Notice, Permit, Route, SubscriptionId, Transport,
+    Arrival, BoxFuture, Common, Envelope, GapReason, Interest, Notice, Permit, PlainInterest,
+    Route, Run, Sink, SubscriptionId, Transport,
 };
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 
 use crate::support::{connect, folder, later, name, next, receipt, route, topic, within};
 
@@ -184,6 +186,53 @@ async fn a_link_that_breaks_is_a_gap_where_it_had_brought_events() {
         }
         assert_eq!(next(&mut fed).await, "from five");
         assert_eq!(next(&mut idle).await, "from five");
+    })
+    .await;
+}
+
+/// Panics when it gets its first event, and takes none after that: they go to the stream.
+#[derive(Default)]
+struct Fragile(AtomicBool);
+
+impl Sink for Fragile {
+    fn take(&self, _: usize, _: &mut dyn Iterator<Item = Envelope>) {
+        if !self.0.swap(true, Ordering::Relaxed) {
+            // Without a message: it would look like a failure.
+            std::panic::resume_unwind(Box::new("it breaks"));
+        }
+    }
+
+    fn take_run(&self, _: &Common, _: &mut dyn Run) -> bool {
+        false
+    }
+
+    fn room(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+#[tokio::test]
+async fn a_panic_costs_the_link_that_it_came_by_and_that_is_told() {
+    within(async {
+        let dir = folder();
+        let (one, two) = (connect(&dir).await, connect(&dir).await);
+        let endpoints = BTreeSet::from([name("mail")]);
+        let interest = PlainInterest::new(SubscriptionId(1), "a".parse().unwrap(), endpoints, 8);
+        let interest = interest.with_sink(Fragile::default());
+        let mut events = two.transport.subscribe(interest).await.unwrap();
+        // While its stream is waited for, it is the sink that events go to.
+        assert!(events.next().now_or_never().is_none());
+        one.publish("a", "1").await;
+        let Some(Arrival::Gap(gap)) = events.next().await else { panic!("no gap") };
+        assert_eq!(gap.reason, GapReason::Disconnected);
+
+        let is_up = |notice: &&Notice| matches!(notice, Notice::PeerUp(_));
+        one.notes.until(|notices| notices.iter().filter(is_up).count() == 2).await;
+        one.publish("a", "2").await;
+        assert_eq!(next(&mut events).await, "2");
+        // It did not take until the link was found silent.
+        assert!(!one.notes.any(|notice| matches!(notice, Notice::Protocol { .. })));
+        assert!(!two.notes.any(|notice| matches!(notice, Notice::Protocol { .. })));
     })
     .await;
 }
