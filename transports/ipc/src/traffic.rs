@@ -1,6 +1,5 @@
 //! What goes on between a link and its socket: one writes what is in the lanes, one reads.
 
-use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
@@ -26,24 +25,28 @@ const READ: usize = 128 << 10;
 #[cfg(unix)]
 const TAKEN: usize = 512 << 10;
 
-/// Starts both. They end with the link.
+/// Starts both, in one task: what comes in makes room for what goes out, and two tasks that wake each
+/// other would be taken to two threads. It ends with the link.
 pub(crate) fn start(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: Stream, decoder: Decoder) {
     let stream = link.open(stream);
     widen(&stream);
-    tokio::spawn(write_all(mesh.clone(), link.clone(), stream.clone()));
-    tokio::spawn(read_all(mesh.clone(), link.clone(), stream, decoder));
+    tokio::spawn(run(mesh.clone(), link.clone(), stream, decoder));
 }
 
-/// Runs until the link is stopped. What panics takes its link with it at once: it comes back by a new
-/// hello, and what was lost is told. (The bus's own part of a delivery may drop events, which runs code
-/// of theirs.)
-async fn unless_stopped(mesh: &Arc<Mesh>, link: &Arc<Link>, traffic: impl Future<Output = ()>) {
+/// What panics takes its link with it at once: it comes back by a new hello, and what was lost is told.
+/// (The bus's own part of a delivery may drop events, which runs code of theirs.)
+async fn run(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decoder: Decoder) {
+    let (handful, patience, bell) = (Handful::default(), Patience::new(), Bell::default());
+    let mut intake = Intake { decoder, handful, patience, bell };
+    let traffic = async {
+        tokio::join!(intake.read(&mesh, &link, &stream), write_all(&mesh, &link, &stream));
+    };
     let mut stop = link.stop.subscribe();
     tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => {}
         ended = AssertUnwindSafe(traffic).catch_unwind() => if ended.is_err() {
-            mesh.link_ended(link, "what it brought made this side panic");
+            mesh.link_ended(&link, "what it brought made this side panic");
         }
     }
 }
@@ -61,13 +64,10 @@ fn widen(stream: &Stream) {
 #[cfg(not(unix))]
 fn widen(_: &Stream) {}
 
-async fn write_all(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>) {
-    let writing = async {
-        if let Err(error) = write(&mesh, &link, &stream).await {
-            mesh.link_ended(&link, &format!("writing failed: {error}"));
-        }
-    };
-    unless_stopped(&mesh, &link, writing).await;
+async fn write_all(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: &Stream) {
+    if let Err(error) = write(mesh, link, stream).await {
+        mesh.link_ended(link, &format!("writing failed: {error}"));
+    }
 }
 
 async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> {
@@ -87,12 +87,6 @@ async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> 
         }
         consume_budget().await;
     }
-}
-
-async fn read_all(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decoder: Decoder) {
-    let (handful, patience, bell) = (Handful::default(), Patience::new(), Bell::default());
-    let mut intake = Intake { decoder, handful, patience, bell };
-    unless_stopped(&mesh, &link, intake.read(&mesh, &link, &stream)).await;
 }
 
 /// The receiving side.
