@@ -16,7 +16,7 @@ use socket::Socket;
 #[cfg(unix)]
 mod socket;
 
-/// One task's bell.
+/// A bell, for one who waits at a time.
 #[derive(Default)]
 pub(crate) struct Bell {
     /// Made when it is first needed (two file descriptors). Absent where the system has none, or no more:

@@ -1,6 +1,5 @@
 //! What goes on between a link and its socket: one writes what is in the lanes, one reads.
 
-use std::io;
 use std::ops::ControlFlow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -39,13 +38,14 @@ async fn run(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decoder: Dec
     let (handful, patience, bell) = (Handful::default(), Patience::new(), Bell::default());
     let mut intake = Intake { decoder, handful, patience, bell };
     let traffic = async {
-        tokio::join!(intake.read(&mesh, &link, &stream), write_all(&mesh, &link, &stream));
+        tokio::join!(intake.read(&mesh, &link, &stream), write(&mesh, &link, &stream));
     };
     let mut stop = link.stop.subscribe();
     tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => {}
         ended = AssertUnwindSafe(traffic).catch_unwind() => if ended.is_err() {
+            tracing::error!(peer = %link.peer, "what a link brought made this side panic: it ends");
             mesh.link_ended(&link, "what it brought made this side panic");
         }
     }
@@ -64,13 +64,7 @@ fn widen(stream: &Stream) {
 #[cfg(not(unix))]
 fn widen(_: &Stream) {}
 
-async fn write_all(mesh: &Arc<Mesh>, link: &Arc<Link>, stream: &Stream) {
-    if let Err(error) = write(mesh, link, stream).await {
-        mesh.link_ended(link, &format!("writing failed: {error}"));
-    }
-}
-
-async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> {
+async fn write(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream) {
     let mut joined = Vec::new();
     let mut bell = Bell::default();
     loop {
@@ -78,7 +72,10 @@ async fn write(mesh: &Mesh, link: &Link, mut stream: &Stream) -> io::Result<()> 
             link.wake.notified().await;
             continue;
         };
-        stream.write_all(if piece.is_empty() { &joined } else { &piece }).await?;
+        let written = stream.write_all(if piece.is_empty() { &joined } else { &piece }).await;
+        if let Err(error) = written {
+            return mesh.link_ended(link, &format!("writing failed: {error}"));
+        }
         if link.has_room_again() {
             // Who waits will soon wake us in turn.
             bell.give_way().await;

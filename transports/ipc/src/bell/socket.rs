@@ -30,7 +30,7 @@ impl Socket {
         match make() {
             Ok(socket) => Some(socket),
             Err(error) => {
-                tracing::debug!(%error, "no bell: a link's tasks may change threads more often");
+                tracing::debug!(%error, "no bell: a link's task may change threads more often");
                 None
             }
         }
