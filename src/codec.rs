@@ -1,7 +1,6 @@
 //! From values to bytes and back, chosen on receipt by content type.
 
 use std::fmt;
-use std::io::ErrorKind;
 
 use bytes::Bytes;
 use serde::de::{DeserializeOwned, Visitor};
@@ -134,24 +133,17 @@ impl Codec {
     ///
     /// # Errors
     /// [`CodecError::Encode`]; the buffer is then as it was.
+    #[inline]
     pub fn encode<T: Serialize>(self, value: &T, buffer: &mut Vec<u8>) -> Result<(), CodecError> {
         let before = buffer.len();
         let encoded = match self {
-            Self::Json => {
-                serde_json::to_writer(&mut *buffer, value).map_err(|error| error.to_string())
-            }
-            Self::MessagePack => rmp_serde::encode::write_named(&mut *buffer, value)
-                .map_err(|error| error.to_string()),
-            Self::Bincode => {
-                let config = bincode::config::standard();
-                bincode::serde::encode_into_std_write(value, &mut *buffer, config)
-                    .map(|_| ())
-                    .map_err(|error| error.to_string())
-            }
+            Self::Json => encode_json(value, buffer),
+            Self::MessagePack => encode_message_pack(value, buffer),
+            Self::Bincode => encode_bincode(value, buffer),
         };
         encoded.map_err(|reason| {
             buffer.truncate(before);
-            CodecError::Encode { what: std::any::type_name::<T>(), codec: self, reason }
+            self.cannot_encode::<T>(reason)
         })
     }
 
@@ -169,20 +161,52 @@ impl Codec {
     ///
     /// # Errors
     /// [`CodecError::Decode`].
+    #[inline]
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, CodecError> {
         let decoded = match self {
-            Self::Json => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+            Self::Json => decode_json(bytes),
             Self::MessagePack => decode_message_pack(bytes),
             Self::Bincode => decode_bincode(bytes),
         };
-        decoded.map_err(|reason| CodecError::Decode {
-            what: std::any::type_name::<T>(),
-            codec: self,
-            reason,
-        })
+        decoded.map_err(|reason| self.not_a::<T>(reason))
+    }
+
+    #[cold]
+    fn cannot_encode<T>(self, reason: String) -> CodecError {
+        CodecError::Encode { what: std::any::type_name::<T>(), codec: self, reason }
+    }
+
+    #[cold]
+    fn not_a<T>(self, reason: String) -> CodecError {
+        CodecError::Decode { what: std::any::type_name::<T>(), codec: self, reason }
     }
 }
 
+// MessagePack is what most events go by, and part of what encodes and decodes them.
+
+#[inline(never)]
+fn encode_json<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), String> {
+    serde_json::to_writer(buffer, value).map_err(|error| error.to_string())
+}
+
+#[inline]
+fn encode_message_pack<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), String> {
+    rmp_serde::encode::write_named(buffer, value).map_err(|error| error.to_string())
+}
+
+#[inline(never)]
+fn encode_bincode<T: Serialize>(value: &T, buffer: &mut Vec<u8>) -> Result<(), String> {
+    let config = bincode::config::standard();
+    let encoded = bincode::serde::encode_into_std_write(value, buffer, config);
+    encoded.map(|_| ()).map_err(|error| error.to_string())
+}
+
+#[inline(never)]
+fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+#[inline]
 fn decode_message_pack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     use rmp_serde::decode::Error;
     // Borrowed: another kind of reader copies every text and every byte string once more.
@@ -190,9 +214,7 @@ fn decode_message_pack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let value = T::deserialize(&mut deserializer).map_err(|error| error.to_string())?;
     // It does not tell what is left; but only where nothing is, the next marker is missing.
     match Nothing::deserialize(&mut deserializer) {
-        Err(Error::InvalidMarkerRead(error)) if error.kind() == ErrorKind::UnexpectedEof => {
-            Ok(value)
-        }
+        Err(Error::InvalidMarkerRead(_)) => Ok(value),
         _ => Err("bytes are left over at its end".to_owned()),
     }
 }
@@ -214,6 +236,7 @@ impl<'de> Deserialize<'de> for Nothing {
     }
 }
 
+#[inline(never)]
 fn decode_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let config = bincode::config::standard().with_limit::<BINCODE_LIMIT>();
     match bincode::serde::decode_from_slice(bytes, config).map_err(|error| error.to_string())? {

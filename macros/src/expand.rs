@@ -21,6 +21,7 @@ pub(crate) fn event(input: &DeriveInput) -> Result<TokenStream> {
         // Nothing here asks for `Serialize`. `Self::SCHEMA` alone would be ambiguous in a type
         // that is a request as well.
         quote_spanned! {span=>
+            #[inline]
             fn encode(
                 &self,
                 _: #busway::Codec,
@@ -31,6 +32,7 @@ pub(crate) fn event(input: &DeriveInput) -> Result<TokenStream> {
                 )
             }
 
+            #[inline]
             fn decode(
                 _: #busway::Codec,
                 _: &[u8],
@@ -42,6 +44,7 @@ pub(crate) fn event(input: &DeriveInput) -> Result<TokenStream> {
         }
     } else {
         quote_spanned! {span=>
+            #[inline]
             fn encode(
                 &self,
                 codec: #busway::Codec,
@@ -50,6 +53,7 @@ pub(crate) fn event(input: &DeriveInput) -> Result<TokenStream> {
                 codec.encode(self, buffer)
             }
 
+            #[inline]
             fn decode(
                 codec: #busway::Codec,
                 payload: &[u8],
@@ -156,6 +160,7 @@ mod tests {
                 impl ::busway::Event for X {
                     const SCHEMA: ::busway::Schema = ::busway::Schema::new("a.b");
 
+                    #[inline]
                     fn encode(
                         &self,
                         codec: ::busway::Codec,
@@ -164,6 +169,7 @@ mod tests {
                         codec.encode(self, buffer)
                     }
 
+                    #[inline]
                     fn decode(
                         codec: ::busway::Codec,
                         payload: &[u8],
@@ -190,6 +196,7 @@ mod tests {
                         .version(2u32, "a.b.v2")
                         .local();
 
+                    #[inline]
                     fn encode(
                         &self,
                         _: bus::Codec,
@@ -200,6 +207,7 @@ mod tests {
                         )
                     }
 
+                    #[inline]
                     fn decode(
                         _: bus::Codec,
                         _: &[u8],

@@ -150,6 +150,7 @@ impl Watch {
 
     /// Whether it has become too long, by another event. (Seldom: reading the clock takes as long as
     /// a small part of an event. But no more than a few go by when decoding becomes slow late.)
+    #[inline]
     pub(crate) fn counts_and_is_slow(&mut self) -> bool {
         self.events += 1;
         let is_time = self.events.is_power_of_two() || self.events.is_multiple_of(8);
@@ -174,6 +175,7 @@ pub(super) fn decode<E: Event>(content_type: &ContentType, bytes: &[u8]) -> Resu
 
 /// As [`decode`], with a codec that was found before. A decoder that panics is one that fails
 /// (law 11).
+#[inline]
 pub(super) fn decode_by<E: Event>(codec: Codec, bytes: &[u8]) -> Result<E, String> {
     let decoding = std::panic::AssertUnwindSafe(|| E::decode(codec, bytes));
     match std::panic::catch_unwind(decoding) {

@@ -45,7 +45,7 @@ pub(crate) struct Landed {
     pub(crate) took: Duration,
 }
 
-/// One that was decoded. When it has been written, there is in its place what was overwritten.
+/// A place for one that was decoded. When it has been written, there is what was overwritten.
 struct Fresh<E> {
     event: Option<E>,
     given: Given,
@@ -62,18 +62,25 @@ pub(super) fn land<E: Event>(landing: Landing<'_>) -> Landed {
     let Ok(codec) = Codec::for_receipt(&common.content_type, &E::SCHEMA) else { return landed };
     let mut watch = Watch::start();
     // All of them before any is written: decoding runs the event's own code, and between a claim and
-    // its completion there must be none.
-    let mut fresh = memory::<Fresh<E>>();
+    // its completion there must be none. Each is put into a place that is there already: to push what
+    // was put together part by part makes the processor wait.
+    let mut places = memory::<Fresh<E>>();
     let most = most.min(KEPT / size_of::<Fresh<E>>()).max(1);
-    fresh.reserve(most);
-    let mut unreadable = None;
-    while fresh.len() < most && unreadable.is_none() {
+    places.reserve(most.saturating_sub(places.len()));
+    let (mut count, mut unreadable) = (0, None);
+    while count < most && unreadable.is_none() {
         let Some(event) = run.next_if(after + landed.taken + 1) else { break };
         landed.taken += 1;
         let given = Given { id: event.id, time: Some(event.time) };
         match decode_by(codec, event.payload) {
             Ok(decoded) => {
-                fresh.push(Fresh { event: Some(decoded), given, rest: Rest::default() });
+                if count == places.len() {
+                    places.push(Fresh { event: None, given, rest: Rest::default() });
+                }
+                let place = &mut places[count];
+                place.event = Some(decoded);
+                place.given = given;
+                count += 1;
             }
             // Its reader tells and counts it, if it wants it at all.
             Err(_) => unreadable = Some((given, Bytes::copy_from_slice(event.payload))),
@@ -82,6 +89,7 @@ pub(super) fn land<E: Event>(landing: Landing<'_>) -> Landed {
             break;
         }
     }
+    let fresh = &mut places[..count];
     let origin = known_origin(&common.topic, common.version, &common.source);
     let meta = |given| Meta { given: Some(given), ..Meta::new(origin.clone()) };
     if landed.taken > 0 && takes(landed.taken) {
@@ -97,8 +105,8 @@ pub(super) fn land<E: Event>(landing: Landing<'_>) -> Landed {
             written += count;
             contain(common, || drop(claim));
         }
-        for Fresh { event, given, .. } in fresh.drain(written..) {
-            landed.left.push(Arc::new(Typed { event, meta: meta(given) }));
+        for Fresh { event, given, .. } in &mut fresh[written..] {
+            landed.left.push(Arc::new(Typed { event: event.take(), meta: meta(*given) }));
         }
         landed.left.extend(unreadable.map(|(given, bytes)| {
             let content_type = common.content_type.clone();
@@ -110,12 +118,11 @@ pub(super) fn land<E: Event>(landing: Landing<'_>) -> Landed {
     while late.len() > 0 {
         contain(common, || late.by_ref().for_each(|late| drop(late.event.take())));
     }
-    let mut late = fresh.drain(..);
+    let mut late = fresh.iter_mut();
     while late.len() > 0 {
-        contain(common, || late.by_ref().for_each(|late| drop(late.rest)));
+        contain(common, || late.by_ref().for_each(|late| drop(std::mem::take(&mut late.rest))));
     }
-    drop(late);
-    keep(fresh);
+    keep(places);
     landed.took = watch.elapsed();
     landed
 }
@@ -143,8 +150,8 @@ fn memory<T: 'static>() -> Vec<T> {
     kept.map(|kept| *kept).unwrap_or_default()
 }
 
-fn keep<T: 'static>(empty: Vec<T>) {
-    if empty.capacity() * size_of::<T>() <= KEPT {
-        MEMORY.set(Some(Box::new(empty)));
+fn keep<T: 'static>(places: Vec<T>) {
+    if places.capacity() * size_of::<T>() <= KEPT {
+        MEMORY.set(Some(Box::new(places)));
     }
 }

@@ -4,7 +4,6 @@ use std::any::TypeId;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -212,7 +211,7 @@ impl Outlet {
         {
             return Outside::No(None);
         }
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since_1970 = busway_transport::since_1970();
         let plain = Plain::new(MessageId::at(since_1970), since_1970, &mut buffer);
         // Under the same lock as all that this process publishes on the topic: numbers go out in
         // their order.
@@ -223,7 +222,8 @@ impl Outlet {
         match reached.flatten() {
             Some(reached) => {
                 if buffer.capacity() <= KEPT {
-                    ENCODED.set(buffer);
+                    // (`set` takes the long way to a thread's memory.)
+                    drop(ENCODED.replace(buffer));
                 }
                 *event = None;
                 Outside::Reached(reached)

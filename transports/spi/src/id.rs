@@ -1,10 +1,10 @@
-//! Identities: of a message and of a bus.
+//! Identities: of a message and of a bus; and the time, which the first is made of.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ impl MessageId {
     /// Makes a new id, later in order than those made before it in this process.
     #[expect(clippy::new_without_default, reason = "a new id is never a default")]
     pub fn new() -> Self {
-        Self::at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+        Self::at(since_1970())
     }
 
     /// As [`new`](Self::new), where the time is known, as the time since 1970: a reading of the clock
@@ -76,6 +76,23 @@ impl FromStr for MessageId {
     }
 }
 
+/// The time since 1970, by the system's clock; a clock that is set to before that counts as 1970.
+#[cfg(unix)]
+#[inline]
+pub fn since_1970() -> Duration {
+    // As the standard library does it, but for what that adds: a third of the time it takes.
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let nanos = u32::try_from(now.tv_nsec).unwrap_or_default();
+    u64::try_from(now.tv_sec).map_or(Duration::ZERO, |seconds| Duration::new(seconds, nanos))
+}
+
+/// The time since 1970, by the system's clock; a clock that is set to before that counts as 1970.
+#[cfg(not(unix))]
+pub fn since_1970() -> Duration {
+    use std::time::{SystemTime, UNIX_EPOCH};
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// The identity of one bus of one process, drawn at random when it connects: a restarted process
 /// is another peer. (The publisher's *incarnation* of law 4.)
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -121,6 +138,8 @@ impl FromStr for PeerId {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{SystemTime, UNIX_EPOCH};
+
     use super::*;
 
     #[test]
@@ -131,6 +150,13 @@ mod tests {
         assert!(ids.is_sorted_by(|a, b| a < b));
         assert!(ids.iter().all(|id| id.0.get_version_num() == 7));
         assert!(ids.iter().all(|id| id.0.get_variant() == uuid::Variant::RFC4122));
+    }
+
+    #[test]
+    fn the_time_is_the_systems() {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let (before, time, after) = (now(), since_1970(), now());
+        assert!(before <= time && time <= after, "{before:?} {time:?} {after:?}");
     }
 
     #[test]

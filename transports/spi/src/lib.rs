@@ -46,7 +46,7 @@ pub use group::{
     DeadLetter, DeadReason, Delivery, Failure, GroupDeliveries, GroupKey, GroupSpec, Letters,
     Outcome, Retry, Settlement,
 };
-pub use id::{MessageId, PeerId};
+pub use id::{MessageId, PeerId, since_1970};
 pub use name::{Name, NameError, Topic, TopicFilter};
 pub use notice::{Host, Notice};
 pub use presence::{Changes, Interest, Peer, Status};
