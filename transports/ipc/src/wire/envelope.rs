@@ -1,5 +1,5 @@
-//! An envelope on the wire: its metadata by hand, the payload as it is behind it. What is absent
-//! costs one bit.
+//! An envelope on the wire: its metadata by hand, the payload as it is behind it. First comes what the
+//! events of one publisher have in common, then what differs. What is absent costs one bit.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -46,19 +46,17 @@ impl Encoded {
                 | when(!envelope.headers.is_empty(), HEADERS)
                 | when(envelope.version != 1, VERSION),
         );
-        head.put_slice(envelope.id.as_bytes());
         put_origin(&mut head, &envelope.topic, &envelope.source);
+        put_kind(&mut head, &content_type, envelope.version);
+        head.put_slice(envelope.id.as_bytes());
         if let Some(sequence) = envelope.sequence {
             head.put_u64_le(sequence);
-        }
-        if let Some(to) = &envelope.to {
-            put_short(&mut head, to.as_str());
         }
         if let Some(time) = envelope.time {
             put_time(&mut head, time);
         }
-        if envelope.version != 1 {
-            head.put_u32_le(envelope.version);
+        if let Some(to) = &envelope.to {
+            put_short(&mut head, to.as_str());
         }
         if !envelope.headers.is_empty() {
             head.put_u32_le(envelope.headers.iter().count() as u32);
@@ -67,7 +65,6 @@ impl Encoded {
                 put_long(&mut head, value);
             }
         }
-        put_content_type(&mut head, &content_type);
         Ok(Self { head: head.into(), payload })
     }
 
@@ -113,8 +110,11 @@ impl Flags {
         self.0 & !VERSION == SEQUENCE | TIME
     }
 
-    pub(super) fn read_version(&self, from: &mut Read) -> Result<u32, WireError> {
-        if self.0 & VERSION != 0 { from.u32("version") } else { Ok(1) }
+    /// Content type and version.
+    pub(super) fn read_kind(&self, from: &mut Read) -> Result<(ContentType, u32), WireError> {
+        let content_type = read_content_type(from)?;
+        let version = if self.0 & VERSION != 0 { from.u32("version")? } else { 1 };
+        Ok((content_type, version))
     }
 }
 
@@ -124,16 +124,16 @@ pub(super) fn read(mut from: Read, origins: &mut Origins) -> Result<Envelope, Wi
     if flags & !ALL != 0 {
         return Err(WireError::Bad("set of flags"));
     }
-    let id = MessageId::from_bytes(from.array("id")?);
     let (topic, source) = origins.read(&mut from)?;
+    let (content_type, version) = Flags(flags).read_kind(&mut from)?;
+    let id = MessageId::from_bytes(from.array("id")?);
     let sequence = if flags & SEQUENCE != 0 { Some(from.u64("sequence")?) } else { None };
+    let time = if flags & TIME != 0 { Some(read_time(&mut from)?) } else { None };
     let to = if flags & TO != 0 {
         Some(from.short("address", |text| Ok(Name::new(text)?))?)
     } else {
         None
     };
-    let time = if flags & TIME != 0 { Some(read_time(&mut from)?) } else { None };
-    let version = Flags(flags).read_version(&mut from)?;
     let mut headers = Headers::new();
     if flags & HEADERS != 0 {
         for _ in 0..from.u32("headers")? {
@@ -141,7 +141,6 @@ pub(super) fn read(mut from: Read, origins: &mut Origins) -> Result<Envelope, Wi
             headers.insert(key, from.long("header")?);
         }
     }
-    let content_type = read_content_type(&mut from)?;
     let payload = Payload::encoded(content_type, from.rest());
     let mut envelope = Envelope::new(id, topic, source, payload);
     envelope.version = version;
@@ -157,6 +156,14 @@ pub(super) fn put_origin(to: &mut impl BufMut, topic: &Topic, source: &Source) {
     put_short(to, topic.as_str());
     put_short(to, source.endpoint.as_str());
     to.put_u64_le(source.peer.as_u64());
+}
+
+/// Content type and version.
+pub(super) fn put_kind(to: &mut impl BufMut, content_type: &ContentType, version: u32) {
+    put_content_type(to, content_type);
+    if version != 1 {
+        to.put_u32_le(version);
+    }
 }
 
 /// A text whose type keeps it below 256 bytes.

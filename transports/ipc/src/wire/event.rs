@@ -1,6 +1,6 @@
 //! Event frames of one publisher on one topic: what they have in common is put together once.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use busway_transport::{Common, MessageId};
 use bytes::BufMut;
@@ -11,21 +11,15 @@ use super::frame::EVENT;
 /// What such frames have in common.
 #[derive(Debug)]
 pub(crate) struct EventFrames {
-    /// All of an envelope but its payload, with room for what differs.
+    /// How an envelope begins, to what differs.
     envelope: Vec<u8>,
-    /// Where the sequence number stands in it, and the time behind that.
-    sequence: usize,
 }
 
 /// How such frames to one peer begin.
 #[derive(Debug)]
 pub(crate) struct Head {
-    /// All of a frame but its payload, with room for what differs.
+    /// All of a frame but its payload, with room for what differs: that is at its end.
     frame: Vec<u8>,
-    /// Where the id stands in it.
-    id: usize,
-    /// Where the sequence number stands in it, and the time behind that.
-    sequence: usize,
 }
 
 /// What differs from event to event.
@@ -36,28 +30,22 @@ pub(crate) struct Event {
     pub(crate) since_1970: Duration,
 }
 
-/// Where the id stands in an envelope.
-const ID: usize = 1;
+/// How long what differs is, which comes at once before the payload: the id, the number, the time.
+pub(super) const DIFFERS: usize = 16 + 8 + 12;
 
 impl EventFrames {
     pub(crate) fn of(common: &Common) -> Self {
         let mut envelope = Vec::new();
         envelope.put_u8(SEQUENCE | TIME | if common.version != 1 { VERSION } else { 0 });
-        envelope.put_bytes(0, 16);
         envelope::put_origin(&mut envelope, &common.topic, &common.source);
-        let sequence = envelope.len();
-        envelope.put_bytes(0, 8 + 12);
-        if common.version != 1 {
-            envelope.put_u32_le(common.version);
-        }
-        envelope::put_content_type(&mut envelope, &common.content_type);
-        Self { envelope, sequence }
+        envelope::put_kind(&mut envelope, &common.content_type, common.version);
+        Self { envelope }
     }
 
     /// How long an envelope with such a payload is.
     #[inline]
     pub(crate) fn envelope(&self, payload: usize) -> usize {
-        self.envelope.len() + payload
+        self.envelope.len() + DIFFERS + payload
     }
 
     /// For a peer with those interests.
@@ -67,9 +55,9 @@ impl EventFrames {
         frame.put_u8(EVENT);
         frame.put_u32_le(interests.len() as u32);
         interests.iter().for_each(|interest| frame.put_u64_le(*interest));
-        let own = frame.len();
         frame.put_slice(&self.envelope);
-        Head { frame, id: own + ID, sequence: own + self.sequence }
+        frame.put_bytes(0, DIFFERS);
+        Head { frame }
     }
 }
 
@@ -89,10 +77,29 @@ impl Head {
         // Put whole, and what differs then set in its place: each part put by itself takes longer.
         let begin = to.len();
         to.extend_from_slice(&self.frame);
-        let put = &mut to[begin..];
-        put[..4].copy_from_slice(&length.to_le_bytes());
-        put[self.id..][..16].copy_from_slice(event.id.as_bytes());
-        put[self.sequence..][..8].copy_from_slice(&event.sequence.to_le_bytes());
-        put[self.sequence + 8..][..12].copy_from_slice(&envelope::time_bytes(event.since_1970));
+        to[begin..begin + 4].copy_from_slice(&length.to_le_bytes());
+        if let Some(differs) = to.last_chunk_mut::<DIFFERS>() {
+            event.put(differs);
+        }
+    }
+}
+
+impl Event {
+    #[inline]
+    fn put(self, to: &mut [u8; DIFFERS]) {
+        to[..16].copy_from_slice(self.id.as_bytes());
+        to[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        to[24..].copy_from_slice(&envelope::time_bytes(self.since_1970));
+    }
+
+    /// Its id and time, if that is its number.
+    #[inline]
+    pub(super) fn read_if(sequence: u64, from: &[u8; DIFFERS]) -> Option<(MessageId, SystemTime)> {
+        let (id, rest) = from.split_first_chunk()?;
+        let (number, time) = rest.split_first_chunk()?;
+        if u64::from_le_bytes(*number) != sequence {
+            return None;
+        }
+        Some((MessageId::from_bytes(*id), envelope::time_of(time.first_chunk()?)?))
     }
 }

@@ -20,7 +20,8 @@ mod tests;
 pub(crate) use control::{Change, Control, Table};
 pub(crate) use frame::{Answer, Decoder, Frame, Out, Work};
 
-/// What both sides must agree on. Raised with every change of anything in this module.
+/// What both sides must agree on. From the first release on raised with every change of anything in
+/// this module.
 pub(crate) const VERSION: u16 = 1;
 /// The first bytes of every hello, before the version: they never change.
 pub(crate) const MAGIC: [u8; 4] = *b"BWIP";

@@ -1,14 +1,12 @@
 //! Event frames that lie one behind another in a link's buffer and differ in nothing but id, number,
 //! time and payload: they are recognized by the bytes that they share, and read where they lie.
 
-use std::ops::Range;
-use std::time::SystemTime;
-
-use busway_transport::{Common, Lying, MessageId, Run};
+use busway_transport::{Common, Lying, Run};
 use bytes::Bytes;
 
 use super::FREE;
-use super::envelope::{self, Flags};
+use super::envelope::Flags;
+use super::event::{DIFFERS, Event};
 use super::frame::EVENT;
 use super::origins::Origins;
 use super::read::Read;
@@ -16,14 +14,11 @@ use super::read::Read;
 /// How many kinds of frames are remembered for one link.
 const REMEMBERED: usize = 16;
 
-/// Where the parts of a frame begin that come before those of variable length: the kind, how many
-/// interests, one interest, the flags; the id; topic and source.
-const LEAD: Range<usize> = 4..4 + 1 + 4 + 8 + 1;
-const ID: usize = LEAD.end;
-const ORIGIN: usize = ID + 16;
-/// The number, and the time behind it.
-const NUMBER: usize = 8;
-const TIME: usize = 12;
+/// How long a frame's length is.
+const LENGTH: usize = 4;
+/// How long the parts are that every such frame begins with: its kind, how many interests, one interest,
+/// the flags.
+const LEAD: usize = 1 + 4 + 8 + 1;
 
 /// What frames of one kind share.
 #[derive(Debug)]
@@ -31,57 +26,35 @@ pub(crate) struct Alike {
     /// The receiver's interest that they are for.
     pub(crate) interest: u64,
     pub(crate) common: Common,
-    lead: [u8; LEAD.end - LEAD.start],
-    origin: Vec<u8>,
-    /// Version and content type.
-    rest: Vec<u8>,
+    /// How they begin, from behind the length to what differs.
+    beginning: Vec<u8>,
 }
 
 impl Alike {
     /// Of a whole frame, if it is an event for one interest with nothing special about it.
     fn of(frame: &[u8]) -> Option<Self> {
-        let lead: [u8; LEAD.end - LEAD.start] = *frame.get(LEAD)?.first_chunk()?;
-        let [EVENT, 1, 0, 0, 0, interest @ .., flags] = lead else { return None };
-        let (interest, flags) = (u64::from_le_bytes(interest), Flags(flags));
+        let frame = frame.get(LENGTH..)?;
+        let (lead, rest) = frame.split_first_chunk::<LEAD>()?;
+        let &[EVENT, 1, 0, 0, 0, ref interest @ .., flags] = lead else { return None };
+        let (interest, flags) = (u64::from_le_bytes(*interest), Flags(flags));
         if !flags.are_plain() {
             return None;
         }
-        let mut from = Read(Bytes::copy_from_slice(frame.get(ORIGIN..)?));
-        let all = from.0.len();
-        let (topic, source) = Origins::default().read(&mut from).ok()?;
-        let origin = all - from.0.len();
-        from.bytes(NUMBER + TIME, "number").ok()?;
-        let before = from.0.len();
-        let version = flags.read_version(&mut from).ok()?;
-        let content_type = envelope::read_content_type(&mut from).ok()?;
-        let rest = before - from.0.len();
-        let part = |at: usize, length: usize| frame[at..at + length].to_vec();
+        let mut rest = Read(Bytes::copy_from_slice(rest));
+        let (topic, source) = Origins::default().read(&mut rest).ok()?;
+        let (content_type, version) = flags.read_kind(&mut rest).ok()?;
+        let beginning = frame[..frame.len() - rest.0.len()].to_vec();
         Some(Self {
             interest,
             common: Common::new(topic, version, source, content_type),
-            lead,
-            origin: part(ORIGIN, origin),
-            rest: part(ORIGIN + origin + NUMBER + TIME, rest),
+            beginning,
         })
     }
 
-    /// Where the payload begins.
-    fn payload(&self) -> usize {
-        self.after_origin() + NUMBER + TIME + self.rest.len()
-    }
-
-    fn after_origin(&self) -> usize {
-        ORIGIN + self.origin.len()
-    }
-
-    /// Whether a whole frame is of this kind.
+    /// What differs in a whole frame, and its payload, if it is of this kind.
     #[inline]
-    fn is(&self, frame: &[u8]) -> bool {
-        let rest = self.after_origin() + NUMBER + TIME;
-        frame.len() >= self.payload()
-            && frame[LEAD] == self.lead
-            && frame[ORIGIN..self.after_origin()] == self.origin[..]
-            && frame[rest..self.payload()] == self.rest[..]
+    fn rest_of<'a>(&self, frame: &'a [u8]) -> Option<(&'a [u8; DIFFERS], &'a [u8])> {
+        frame.get(LENGTH..)?.strip_prefix(&self.beginning[..])?.split_first_chunk()
     }
 }
 
@@ -92,7 +65,7 @@ fn first_of(bytes: &[u8]) -> Option<&[u8]> {
     if length > FREE {
         return None;
     }
-    bytes.get(..4 + length)
+    bytes.get(..LENGTH + length)
 }
 
 /// The kinds of frames that one link brought lately.
@@ -122,8 +95,8 @@ impl Kind {
 impl Kinds {
     /// The kind of the first frame of such bytes, if they begin with a run.
     pub(crate) fn find(&mut self, bytes: &[u8]) -> Option<Kind> {
-        let first = first_of(bytes).filter(|frame| frame.get(LEAD.start) == Some(&EVENT))?;
-        let known = self.known.iter().position(|known| known.is(first));
+        let first = first_of(bytes).filter(|frame| frame.get(LENGTH) == Some(&EVENT))?;
+        let known = self.known.iter().position(|known| known.rest_of(first).is_some());
         known.or_else(|| self.learn(first)).map(Kind)
     }
 
@@ -173,15 +146,11 @@ impl Run for Frames<'_> {
         if self.taken == self.most {
             return None;
         }
-        let frame = first_of(self.bytes).filter(|frame| self.alike.is(frame))?;
-        let number = self.alike.after_origin();
-        let id = MessageId::from_bytes(*frame[ID..].first_chunk()?);
-        if u64::from_le_bytes(*frame[number..].first_chunk()?) != sequence {
-            return None;
-        }
-        let time: SystemTime = envelope::time_of(frame[number + NUMBER..].first_chunk()?)?;
+        let frame = first_of(self.bytes)?;
+        let (differs, payload) = self.alike.rest_of(frame)?;
+        let (id, time) = Event::read_if(sequence, differs)?;
         self.bytes = &self.bytes[frame.len()..];
         self.taken += 1;
-        Some(Lying::new(id, time, &frame[self.alike.payload()..]))
+        Some(Lying::new(id, time, payload))
     }
 }
