@@ -17,6 +17,7 @@ use crate::folder::Folder;
 use crate::hello::{self, HelloError, Reception};
 use crate::link::Link;
 use crate::mesh::{Mesh, Phase, State};
+use crate::postman;
 use crate::pulse::{engine_timer, pulse};
 use crate::traffic;
 use crate::transport::IpcTransport;
@@ -80,6 +81,7 @@ async fn establish(
         tokio::spawn(accept(mesh.clone(), listener)).abort_handle(),
         tokio::spawn(pulse(mesh.clone())).abort_handle(),
         tokio::spawn(engine_timer(mesh.clone())).abort_handle(),
+        tokio::spawn(postman::deliver(mesh.clone())).abort_handle(),
         tokio::spawn(scout(mesh.clone(), folder.clone())).abort_handle(),
     ];
     // From here on dropping it, when the deadline passes, frees everything.

@@ -1,15 +1,16 @@
 //! The short way of a publish: credit is taken and the frame put into every link in one step, under
 //! the lock, for events that have nothing special about them and concern no group.
 
-use std::sync::{Arc, Mutex};
+use std::any::Any;
+use std::sync::Arc;
 
 use busway_transport::{Common, Express, Plain, Route};
 use bytes::Bytes;
 
 use crate::credit::Credit;
-use crate::mailbox::lock;
 use crate::mesh::{Mesh, State};
-use crate::outbox::{LARGE, Outbox};
+use crate::outbox::LARGE;
+use crate::postman::Postman;
 use crate::table::Plan;
 use crate::wire::charge;
 use crate::wire::event::{Event, EventFrames, Head};
@@ -19,18 +20,26 @@ pub(crate) struct IpcExpress {
     mesh: Arc<Mesh>,
     route: Route,
     frames: EventFrames,
-    known: Mutex<Known>,
+    /// Of what is known, in [`State::ways`]: that is under the lock anyway.
+    number: usize,
 }
 
-/// Where its events go. It holds as long as neither count has grown.
+/// Where one publisher's events go. It holds as long as neither count has grown.
 #[derive(Default)]
-struct Known {
+pub(crate) struct Known {
     /// Of the plans.
     generation: u64,
     /// Of the interests, those of groups included. 0 for never.
     changes: u64,
     /// Absent when this is not the way: nobody takes them, or a group does.
     way: Option<Way>,
+}
+
+impl Known {
+    /// What it keeps of links, of which one has gone: it is looked up again before it is next used.
+    pub(crate) fn forget(&mut self) -> impl Any + Send + use<> {
+        self.way.take()
+    }
 }
 
 struct Way {
@@ -42,18 +51,21 @@ struct Way {
 impl IpcExpress {
     pub(crate) fn new(mesh: Arc<Mesh>, common: &Common) -> Self {
         let route = Route::new(common.topic.clone(), None);
-        Self { mesh, route, frames: EventFrames::of(common), known: Mutex::default() }
+        let number = mesh.look(|state| state.ways.insert(Known::default()));
+        Self { mesh, route, frames: EventFrames::of(common), number }
     }
 
     /// Where events go now.
     #[inline]
     fn with_way<T>(&self, state: &mut State, act: impl FnOnce(&State, &Way) -> T) -> Option<T> {
-        let mut known = lock(&self.known);
         let (generation, changes) = (state.plans.generation, state.interest_changes.count());
+        let known = &state.ways[self.number];
         if (known.generation, known.changes) != (generation, changes) {
-            *known = Known { generation, changes, way: self.find_way(state) };
+            let way = self.find_way(state);
+            state.ways[self.number] = Known { generation, changes, way };
         }
-        Some(act(state, known.way.as_ref()?))
+        let state = &*state;
+        Some(act(state, state.ways[self.number].way.as_ref()?))
     }
 
     #[cold]
@@ -63,6 +75,14 @@ impl IpcExpress {
         let head = |interests: &Vec<u64>| self.frames.head(interests);
         let heads: Vec<_> = plan.targets.iter().map(|target| head(&target.interests)).collect();
         (!heads.is_empty()).then_some(Way { plan, heads })
+    }
+}
+
+impl Drop for IpcExpress {
+    /// Takes the mesh's lock, and drops what may be the last of a link without it.
+    fn drop(&mut self) {
+        let known = self.mesh.look(|state| state.ways.try_remove(self.number));
+        drop(known);
     }
 }
 
@@ -99,7 +119,7 @@ impl Express for IpcExpress {
                 return None;
             }
             let event = take();
-            send_to_each(plan, heads, event, payload);
+            send_to_each(&self.mesh.postman, way, event, payload);
             Some(plan.parties.len())
         };
         self.mesh.look(|state| self.with_way(state, send)).flatten()
@@ -107,18 +127,18 @@ impl Express for IpcExpress {
 }
 
 /// Puts a frame into each link. What is large is shared by all; what is small is copied into each.
-fn send_to_each(plan: &Plan, heads: &[Head], event: Event, payload: &mut Vec<u8>) {
-    let put: &dyn Fn(&mut Outbox, &Head) = if payload.len() >= LARGE {
+fn send_to_each(postman: &Postman, Way { plan, heads }: &Way, event: Event, payload: &mut Vec<u8>) {
+    let bytes = payload.len();
+    if bytes >= LARGE {
         let shared = Bytes::from(std::mem::take(payload));
-        &move |data, head| {
-            data.put(|joined| head.put_before(joined, event, shared.len()));
+        postman.put_to_each(plan, bytes, heads, |head, data| {
+            data.put(|joined| head.put_before(joined, event, bytes));
             data.share(&shared);
-        }
+        });
     } else {
-        &|data, head| data.put(|joined| head.put(joined, event, payload))
-    };
-    for (target, head) in plan.targets.iter().zip(heads) {
-        target.link.put_data(|data| put(data, head));
+        postman.put_to_each(plan, bytes, heads, |head, data| {
+            data.put(|joined| head.put(joined, event, payload));
+        });
     }
 }
 
@@ -127,5 +147,51 @@ impl State {
     fn somebody_waits(&self, route: &Route) -> bool {
         !self.waiting.is_empty()
             && self.waiting.contains_key(&(route.topic.clone(), route.to.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use busway_transport::{
+        ConnectOptions, ContentType, Host, Notice, PeerId, PlainInterest, Source, SubscriptionId,
+    };
+
+    use super::*;
+    use crate::link::Link;
+    use crate::table::RemoteInterest;
+    use crate::wire::MAX_PAYLOAD;
+
+    struct Deaf;
+
+    impl Host for Deaf {
+        fn notice(&self, _: Notice) {}
+    }
+
+    #[test]
+    fn one_that_is_not_used_keeps_no_socket_of_a_peer_that_has_gone() {
+        let options = ConnectOptions::new(PeerId::from_u64(1), Arc::new(Deaf), Duration::ZERO);
+        let mesh = Mesh::new("shop".parse().unwrap(), MAX_PAYLOAD, &options);
+        let link = Arc::new(Link::new(PeerId::from_u64(2), 1, Arc::default()));
+        let endpoints = BTreeSet::from(["a".parse().unwrap()]);
+        let wants = PlainInterest::new(SubscriptionId(1), "t".parse().unwrap(), endpoints, 8);
+        mesh.with(|state, _| {
+            state.attach(link.clone(), 7);
+            let remote = state.peers.get_mut(&link.peer).unwrap();
+            remote.interests.insert(1, RemoteInterest::new(wants));
+            state.plans.changed();
+        });
+        let source = Source { endpoint: "b".parse().unwrap(), peer: mesh.me };
+        let common = Common::new("t".parse().unwrap(), 1, source, ContentType::JSON);
+        let express = IpcExpress::new(mesh.clone(), &common);
+        assert!(express.is_open());
+
+        mesh.link_ended(&link, "it hung up");
+        let gone = Arc::downgrade(&link);
+        drop(link);
+        assert!(gone.upgrade().is_none());
+        assert!(!express.is_open());
     }
 }

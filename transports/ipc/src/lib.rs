@@ -10,7 +10,8 @@
 //!   that nobody else gets at them), `hello` (who is there), `connector` (bind, look round, dial).
 //! * On the wire: `wire` (sans-io; see also `docs/wire-ipc.md`), `link` (two lanes), `outbox` (what waits in
 //!   one of them), `traffic` (from the lanes to the socket, and from there to `dispatch`: what each frame that
-//!   comes in does), `bell` (how its tasks wake each other), `pulse` (who is silent).
+//!   comes in does), `postman` (who writes for several links at once), `bell` (how tasks wake each other), `pulse` (who is
+//!   silent).
 //! * What is known: `mesh` (the one lock and what is behind it), `table` (what this bus and each
 //!   peer wants), `announce` (telling the peers and waiting for their acks), `notices`.
 //! * The verbs: `publish` (room and permits), `credit` (what room is made of), `express` (the short way),
@@ -45,6 +46,7 @@ mod notices;
 mod outbox;
 mod patience;
 mod plain;
+mod postman;
 mod publish;
 mod pulse;
 mod requests;

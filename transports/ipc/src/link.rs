@@ -29,6 +29,8 @@ pub(crate) struct Link {
     lanes: Mutex<Lanes>,
     pub(crate) wake: Notify,
     pub(crate) stop: watch::Sender<bool>,
+    /// What the data lane is: to be looked at without its lock.
+    congested: AtomicBool,
     /// Set when its traffic begins.
     stream: OnceLock<Arc<Stream>>,
     heard: AtomicBool,
@@ -42,16 +44,28 @@ struct Lanes {
     control: VecDeque<Out>,
     /// Events, work, requests, and what must not overtake them.
     data: Outbox,
-    /// The writer has frames in its hands.
+    writer: Writer,
+    /// Somebody has frames in hand.
     writing: bool,
     /// Somebody was told that it is congested.
     turned_away: bool,
-    /// The writer found nothing to write, and has to be woken.
-    sleeping: bool,
     /// The goodbye is queued: nothing follows it.
     ending: bool,
     closed: bool,
     overrun: bool,
+}
+
+/// What the task is at that writes them. Unless it is at work it waits to be woken, and nobody has done
+/// that yet. Whoever sets it to work either wakes it, once, or writes in its place until it may sleep.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    /// It will look for frames.
+    #[default]
+    AtWork,
+    /// It found none.
+    Asleep,
+    /// It found none, and the postman was called since then.
+    Posted,
 }
 
 impl Lanes {
@@ -71,6 +85,7 @@ impl Link {
             lanes: Mutex::default(),
             wake: Notify::new(),
             stop: watch::Sender::new(false),
+            congested: AtomicBool::new(false),
             stream: OnceLock::new(),
             heard: AtomicBool::new(true),
             written,
@@ -102,16 +117,13 @@ impl Link {
     pub(crate) fn control_at_once(&self, out: Out) {
         let mut lanes = lock(&self.lanes);
         // When the writer sleeps, nothing is queued, and nobody else writes.
-        if lanes.sleeping
+        if lanes.writer == Writer::Asleep
             && !lanes.closed
             && !lanes.ending
-            && let Some(stream) = self.stream.get()
+            && self.stream.get().is_some()
         {
             debug_assert!(out.shared.is_empty() && out.payload.is_empty());
-            let mut context = Context::from_waker(Waker::noop());
-            let wrote = Pin::new(&mut &**stream).poll_write(&mut context, &out.head);
-            // An error is the writer's to find.
-            let count = if let Poll::Ready(Ok(count)) = wrote { count } else { 0 };
+            let count = self.write_now(&out.head);
             if count < out.head.len() {
                 lanes.control.push_back(Out { head: out.head.slice(count..), ..out });
                 self.wake_writer(lanes);
@@ -134,8 +146,37 @@ impl Link {
         if lanes.closed || lanes.ending {
             return;
         }
-        put(&mut lanes.data);
+        self.put(&mut lanes, put);
         self.wake_writer(lanes);
+    }
+
+    /// As [`put_data`](Self::put_data), where the [postman](crate::postman) will come by if he is
+    /// called. Says whether he has to be.
+    #[inline]
+    pub(crate) fn put_for_postman(&self, put: impl FnOnce(&mut Outbox)) -> bool {
+        let mut lanes = lock(&self.lanes);
+        if lanes.closed || lanes.ending {
+            return false;
+        }
+        self.put(&mut lanes, put);
+        let is_first = lanes.writer == Writer::Asleep;
+        if is_first {
+            lanes.writer = Writer::Posted;
+        }
+        // Others will be turned away, and wait for it to be written.
+        if lanes.data.is_congested() {
+            self.wake_writer(lanes);
+            return false;
+        }
+        is_first
+    }
+
+    #[inline]
+    fn put(&self, lanes: &mut Lanes, put: impl FnOnce(&mut Outbox)) {
+        put(&mut lanes.data);
+        if lanes.data.is_congested() {
+            self.congested.store(true, Ordering::Relaxed);
+        }
     }
 
     /// As [`put_data`](Self::put_data), unless it [is congested](Self::is_congested). Says whether it
@@ -147,7 +188,7 @@ impl Link {
             return false;
         }
         if !lanes.closed && !lanes.ending {
-            put(&mut lanes.data);
+            self.put(&mut lanes, put);
             self.wake_writer(lanes);
         }
         true
@@ -157,12 +198,12 @@ impl Link {
     /// the mesh when there is room.
     #[inline]
     pub(crate) fn is_congested(&self) -> bool {
-        lock(&self.lanes).turns_away()
+        self.congested.load(Ordering::Relaxed) && lock(&self.lanes).turns_away()
     }
 
     #[inline]
     fn wake_writer(&self, mut lanes: MutexGuard<'_, Lanes>) {
-        if std::mem::take(&mut lanes.sleeping) {
+        if std::mem::take(&mut lanes.writer) != Writer::AtWork {
             drop(lanes);
             self.wake.notify_one();
         }
@@ -186,10 +227,14 @@ impl Link {
         self.written.notify_waiters();
     }
 
-    /// Whether everything that was queued is with the system.
+    /// Whether everything that was queued is with the system. (If not, somebody waits for it.)
     pub(crate) fn is_written(&self) -> bool {
         let lanes = lock(&self.lanes);
-        !lanes.writing && lanes.control.is_empty() && lanes.data.is_empty()
+        let is_written = !lanes.writing && lanes.control.is_empty() && lanes.data.is_empty();
+        if lanes.writer == Writer::Posted {
+            self.wake_writer(lanes);
+        }
+        is_written
     }
 
     /// Lets go of memory that nothing was put into since the last call.
@@ -218,6 +263,50 @@ impl Link {
         !lanes.data.is_congested() && std::mem::take(&mut lanes.turned_away)
     }
 
+    /// Writes in the place of a writer that sleeps, if the postman is still to come by, and as much as one
+    /// write takes; the rest is the writer's. `joined` is memory for it.
+    pub(crate) fn write_posted(&self, joined: &mut Vec<u8>) {
+        {
+            let mut lanes = lock(&self.lanes);
+            if lanes.writer != Writer::Posted {
+                return;
+            }
+            lanes.writer = Writer::AtWork;
+        }
+        let Some(piece) = self.take(joined) else { return };
+        let bytes = if piece.is_empty() { &joined[..] } else { &piece };
+        let (written, all) = (self.write_now(bytes), bytes.len());
+        let mut lanes = lock(&self.lanes);
+        if written < all && !lanes.closed {
+            let bytes = if piece.is_empty() { std::mem::take(joined).into() } else { piece };
+            lanes.data.put_back(bytes.slice(written..));
+        }
+        if lanes.control.is_empty() && lanes.data.is_empty() {
+            lanes.writer = Writer::Asleep;
+            lanes.writing = false;
+            drop(lanes);
+            self.written.notify_waiters();
+        } else {
+            drop(lanes);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Writes as much as the socket takes at once, for a writer that does not. It polls anew when it
+    /// goes on, so that nobody has to be woken here; and an error is its to find.
+    fn write_now(&self, bytes: &[u8]) -> usize {
+        let Some(stream) = self.stream.get() else { return 0 };
+        let mut context = Context::from_waker(Waker::noop());
+        let mut written = 0;
+        while written < bytes.len()
+            && let Poll::Ready(Ok(count @ 1..)) =
+                Pin::new(&mut &**stream).poll_write(&mut context, &bytes[written..])
+        {
+            written += count;
+        }
+        written
+    }
+
     /// Takes what is to be written next into `joined`, which was written: control frames, all of
     /// them; else data. Says whether there is anything, in `joined` or else in a piece of its own.
     pub(crate) fn take(&self, joined: &mut Vec<u8>) -> Option<Bytes> {
@@ -234,7 +323,10 @@ impl Link {
             }
         }
         let any = piece.is_some() || !joined.is_empty();
-        lanes.sleeping = !any;
+        if !lanes.data.is_congested() {
+            self.congested.store(false, Ordering::Relaxed);
+        }
+        lanes.writer = if any { Writer::AtWork } else { Writer::Asleep };
         let was = std::mem::replace(&mut lanes.writing, any);
         drop(lanes);
         if was && !any {
@@ -250,6 +342,7 @@ mod tests {
     use crate::outbox::LARGE;
     use crate::wire::{Decoder, Frame, MAX_PAYLOAD, Work};
     use busway_transport::{ContentType, Envelope, MessageId, Payload, Source};
+    use futures::FutureExt as _;
 
     #[test]
     fn control_frames_go_before_data_and_never_into_a_frame() {
@@ -283,5 +376,60 @@ mod tests {
             }
         }
         assert_eq!(order.trim(), "work 1 ack 1 ack 2 ack 3 work 2");
+    }
+
+    #[test]
+    fn what_the_postman_cannot_write_is_the_writers_and_stays_whole() {
+        // It has no socket, so that nothing is taken.
+        let link = Link::new(PeerId::from_u64(2), 1, Arc::default());
+        let mut joined = Vec::new();
+        assert!(!link.put_for_postman(frame(0)), "the writer is at work");
+        while link.take(&mut joined).is_some() {}
+        assert!(link.put_for_postman(frame(1)), "it sleeps");
+        assert!(!link.put_for_postman(frame(2)), "he was called");
+        assert!(!is_woken(&link));
+
+        link.write_posted(&mut Vec::new());
+        assert!(is_woken(&link));
+        let ack = Out::control(&Control::Ack { serial: 7 });
+        link.control(ack.clone());
+        link.put_for_postman(frame(3));
+        let mut pieces = Vec::new();
+        while let Some(piece) = link.take(&mut joined) {
+            pieces.push(if piece.is_empty() { joined.clone() } else { piece.to_vec() });
+        }
+        assert_eq!(pieces, [vec![1, 1, 1, 2, 2, 2], ack.head.to_vec(), vec![3; 3]]);
+    }
+
+    #[test]
+    fn whoever_does_not_rely_on_the_postman_does_not_wait_for_him() {
+        let others: [&dyn Fn(&Link); 4] = [
+            &|link| link.put_data(frame(2)),
+            &|link| link.control_at_once(Out::control(&Control::Goodbye)),
+            &|link| assert!(!link.is_written()),
+            &|link| {
+                let much = |data: &mut Outbox| data.put(|joined| joined.resize(1 << 20, 7));
+                assert!(!link.put_for_postman(much));
+                assert!(!link.put_if_free(frame(2)), "turned away");
+            },
+        ];
+        for other in others {
+            let link = Link::new(PeerId::from_u64(2), 1, Arc::default());
+            assert!(link.take(&mut Vec::new()).is_none());
+            assert!(link.put_for_postman(frame(1)));
+            other(&link);
+            assert!(is_woken(&link));
+            // He comes too late.
+            link.write_posted(&mut Vec::new());
+            assert!(!is_woken(&link) && !link.is_written());
+        }
+    }
+
+    fn frame(of: u8) -> impl Fn(&mut Outbox) {
+        move |data| data.put(|joined| joined.extend([of; 3]))
+    }
+
+    fn is_woken(link: &Link) -> bool {
+        link.wake.notified().now_or_never().is_some()
     }
 }

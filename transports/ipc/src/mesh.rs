@@ -2,8 +2,8 @@
 //!
 //! Every change goes through [`Mesh::with`]: it drives the group engine before the lock is
 //! released, and tells notices and drops streams' items (which may call back) after it. The lock
-//! is never held across an await. Under it, only the locks of lanes and mailboxes are taken, which
-//! take no other.
+//! is never held across an await. Under it, only the locks of lanes, mailboxes and the postman's round are
+//! taken, which take no other.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -15,13 +15,16 @@ use busway_groups::{DeadLetters, Engine};
 use busway_transport::{
     Changes, ConnectOptions, Name, Notice, PeerId, Status, Topic, TransportError,
 };
+use slab::Slab;
 use tokio::sync::Notify;
 
 use crate::announce::Acks;
+use crate::express::Known;
 use crate::groups::Member;
 use crate::link::Link;
 use crate::mailbox::lock;
 use crate::notices::Notices;
+use crate::postman::Postman;
 use crate::requests::Calls;
 use crate::table::{Own, Plans, Remote};
 use crate::wire::control::Introduction;
@@ -34,6 +37,7 @@ pub(crate) struct Mesh {
     pub(crate) limit: usize,
     state: Mutex<State>,
     pub(crate) notices: Notices,
+    pub(crate) postman: Postman,
     /// Something happened that somebody may wait for: all lanes written, a peer ready or gone,
     /// work settled. Those who wait look again.
     pub(crate) changed: Arc<Notify>,
@@ -53,6 +57,8 @@ pub(crate) struct State {
     /// Whom we are dialling: decides which of two crossing links stays.
     pub(crate) dialling: HashSet<PeerId>,
     pub(crate) plans: Plans,
+    /// What each express knows of where its events go.
+    pub(crate) ways: Slab<Known>,
     pub(crate) acks: Acks,
     pub(crate) engine: Engine<Member>,
     pub(crate) timer_at: Option<Instant>,
@@ -101,6 +107,7 @@ impl Mesh {
                 peers: BTreeMap::new(),
                 dialling: HashSet::new(),
                 plans: Plans::default(),
+                ways: Slab::new(),
                 acks: Acks::default(),
                 engine: Engine::new(),
                 timer_at: None,
@@ -112,6 +119,7 @@ impl Mesh {
                 interest_changes: Changes::new(),
             }),
             notices: Notices::new(options.host.clone()),
+            postman: Postman::default(),
             changed: Arc::new(Notify::new()),
             timer: Notify::new(),
             scout: Notify::new(),
@@ -213,6 +221,8 @@ impl Mesh {
         let Some(mut remote) = state.peers.remove(&link.peer) else { return };
         tracing::debug!(bus = %self.name, peer = %link.peer, reason, "a link ended");
         state.plans.changed();
+        // Else they would keep its socket open until they are next used.
+        state.ways.iter_mut().for_each(|(_, known)| after.drop_later(known.forget()));
         // Perhaps nobody is interested any more: then nothing is encoded.
         state.interest_changes.add();
         state.acks.gone(link.peer);

@@ -85,10 +85,16 @@ impl Outbox {
         self.length == 0
     }
 
-    /// Whether the next piece is the payload of a frame whose beginning was taken: nothing may come
-    /// between the two.
+    /// Whether the next piece is the payload of a frame whose beginning was taken, or the rest of
+    /// what was: nothing may come between the two.
     pub(crate) fn is_within_a_frame(&self) -> bool {
         matches!(self.pieces.front(), Some(Piece::Shared(_)))
+    }
+
+    /// Puts the rest back of what was taken last.
+    pub(crate) fn put_back(&mut self, rest: Bytes) {
+        self.length += rest.len();
+        self.pieces.push_front(Piece::Shared(rest));
     }
 
     #[inline]

@@ -89,7 +89,7 @@ impl Inner {
 impl Inbox {
     fn new(interest: &PlainInterest) -> Self {
         let capacity = interest.capacity.max(1);
-        let (batch, sink) = ((capacity / 8).max(1), interest.sink.clone());
+        let (batch, sink) = ((capacity / 4).max(1), interest.sink.clone());
         Self { id: interest.id.0, capacity, batch, sink, inner: Mutex::default() }
     }
 

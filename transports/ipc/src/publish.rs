@@ -56,9 +56,11 @@ impl Permit for IpcPermit {
             let taken = charge(encoded.len());
             self.plan.credits().for_each(|credit| credit.charge(taken));
             if state.plans.generation == self.generation {
-                for target in &self.plan.targets {
-                    target.link.data(Out::event(&target.interests, &encoded));
-                }
+                let interests = self.plan.targets.iter().map(|target| &target.interests);
+                let (postman, bytes) = (&self.mesh.postman, encoded.payload.len());
+                postman.put_to_each(&self.plan, bytes, interests, |interests, data| {
+                    data.push(&Out::event(interests, &encoded));
+                });
                 parties.extend_from_slice(&self.plan.parties);
             } else {
                 self.commit_to_those_left(state, &encoded, &mut parties);
