@@ -34,6 +34,8 @@ pub(crate) struct Link {
     /// Set when its traffic begins.
     stream: OnceLock<Arc<Stream>>,
     heard: AtomicBool,
+    /// The socket took something.
+    moved: AtomicBool,
     /// Told when the lanes ran empty and everything is written.
     written: Arc<Notify>,
 }
@@ -47,6 +49,9 @@ struct Lanes {
     writer: Writer,
     /// Somebody has frames in hand.
     writing: bool,
+    /// How often something was taken to be written; and how often by the last beat.
+    pieces: u64,
+    pieces_at_beat: u64,
     /// Somebody was told that it is congested.
     turned_away: bool,
     /// The goodbye is queued: nothing follows it.
@@ -88,6 +93,7 @@ impl Link {
             congested: AtomicBool::new(false),
             stream: OnceLock::new(),
             heard: AtomicBool::new(true),
+            moved: AtomicBool::new(false),
             written,
         }
     }
@@ -257,6 +263,21 @@ impl Link {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
+    /// The socket took something of what is being written.
+    pub(crate) fn moves(&self) {
+        self.moved.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether since the last call it was one piece that was written, and went on: nothing that lies
+    /// behind it can be answered yet. (What a socket keeps is small beside a piece that takes so long.)
+    pub(crate) fn is_long_at_it(&self) -> bool {
+        let mut lanes = lock(&self.lanes);
+        let pieces = lanes.pieces;
+        let is_same = std::mem::replace(&mut lanes.pieces_at_beat, pieces) == pieces;
+        let moved = self.moved.swap(false, Ordering::Relaxed);
+        lanes.writing && is_same && moved
+    }
+
     /// Whether somebody was turned away for whom there is room now.
     pub(crate) fn has_room_again(&self) -> bool {
         let mut lanes = lock(&self.lanes);
@@ -312,6 +333,7 @@ impl Link {
     pub(crate) fn take(&self, joined: &mut Vec<u8>) -> Option<Bytes> {
         let mut lanes = lock(&self.lanes);
         let mut piece = None;
+        lanes.pieces += 1;
         joined.clear();
         if lanes.control.is_empty() || lanes.data.is_within_a_frame() {
             piece = lanes.data.take(joined);

@@ -82,6 +82,10 @@ fn beat(state: &mut State) -> Vec<(Arc<crate::link::Link>, &'static str)> {
     let mut cut = Vec::new();
     for remote in state.peers.values_mut() {
         remote.link.air();
+        if remote.link.is_long_at_it() {
+            // It reads; what lies behind a large event it cannot answer yet.
+            remote.beats = Beats::default();
+        }
         match remote.beats.beat(remote.link.take_heard(), remote.outstanding.iter()) {
             _ if remote.link.is_overrun() => {
                 cut.push((remote.link.clone(), "it does not read what it is sent"));

@@ -72,9 +72,14 @@ async fn write(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream) {
             link.wake.notified().await;
             continue;
         };
-        let written = stream.write_all(if piece.is_empty() { &joined } else { &piece }).await;
-        if let Err(error) = written {
-            return mesh.link_ended(link, &format!("writing failed: {error}"));
+        let mut rest = if piece.is_empty() { &joined[..] } else { &piece };
+        while !rest.is_empty() {
+            match stream.write(rest).await {
+                Ok(count @ 1..) => rest = &rest[count..],
+                Ok(0) => return mesh.link_ended(link, "it takes nothing more"),
+                Err(error) => return mesh.link_ended(link, &format!("writing failed: {error}")),
+            }
+            link.moves();
         }
         if link.has_room_again() {
             // Who waits will soon wake us in turn.

@@ -154,3 +154,35 @@ async fn a_dead_letter_that_its_member_does_not_take_stays_with_the_publisher() 
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_reads_slowly_is_given_the_time_and_one_that_stops_is_not() {
+    within(async {
+        const LARGE: usize = 12 << 20;
+        let dir = folder();
+        let one = connect(&dir).await;
+        let mut slow = UnixStream::connect(entry(&dir, one.peer)).await.unwrap();
+        slow.write_all(&hello(1, "shop", 5)).await.unwrap();
+        // Table { serial, [Interest { id, filter, endpoints, capacity }] }, then Ack { serial } for theirs.
+        let interest = (1u32, 1u64, "a", vec!["mail"], 8u64);
+        send_control(&mut slow, (0u32, 1u64, vec![interest])).await;
+        while read_frame(&mut slow).await.0 != 3 {}
+        send_control(&mut slow, (2u32, 1u64)).await;
+        one.notes.until_any(|notice| matches!(notice, Notice::PeerUp(_))).await;
+
+        // It takes 12 s, in which it says nothing.
+        one.publish("a", "x".repeat(LARGE)).await;
+        let mut part = vec![0; 1 << 20];
+        for _ in 0..LARGE >> 20 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            slow.read_exact(&mut part).await.unwrap();
+        }
+        assert!(!one.notes.any(protocol("")));
+        assert_eq!(one.transport.peers().len(), 1);
+
+        one.publish("a", "x".repeat(LARGE)).await;
+        one.notes.until_any(protocol("silent")).await;
+        assert!(one.transport.peers().is_empty());
+    })
+    .await;
+}
