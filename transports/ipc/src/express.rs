@@ -37,7 +37,7 @@ pub(crate) struct Known {
 
 impl Known {
     /// What it keeps of links, of which one has gone: it is looked up again before it is next used.
-    pub(crate) fn forget(&mut self) -> impl Any + Send + use<> {
+    pub(crate) fn forget(&mut self) -> Option<impl Any + Send + use<>> {
         self.way.take()
     }
 }

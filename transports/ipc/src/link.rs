@@ -34,7 +34,8 @@ pub(crate) struct Link {
     /// Set when its traffic begins.
     stream: OnceLock<Arc<Stream>>,
     heard: AtomicBool,
-    /// The socket took something.
+    /// Since the last beat: a whole frame came in; the socket took something.
+    framed: AtomicBool,
     moved: AtomicBool,
     /// Told when the lanes ran empty and everything is written.
     written: Arc<Notify>,
@@ -52,6 +53,8 @@ struct Lanes {
     /// How often something was taken to be written; and how often by the last beat.
     pieces: u64,
     pieces_at_beat: u64,
+    /// For how many beats the socket has taken nothing of the last one.
+    still: u32,
     /// Somebody was told that it is congested.
     turned_away: bool,
     /// The goodbye is queued: nothing follows it.
@@ -93,6 +96,7 @@ impl Link {
             congested: AtomicBool::new(false),
             stream: OnceLock::new(),
             heard: AtomicBool::new(true),
+            framed: AtomicBool::new(true),
             moved: AtomicBool::new(false),
             written,
         }
@@ -263,19 +267,32 @@ impl Link {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
+    /// Whole frames came in.
+    pub(crate) fn reads_on(&self) {
+        self.framed.store(true, Ordering::Relaxed);
+    }
+
     /// The socket took something of what is being written.
-    pub(crate) fn moves(&self) {
+    pub(crate) fn writes_on(&self) {
         self.moved.store(true, Ordering::Relaxed);
     }
 
-    /// Whether since the last call it was one piece that was written, and went on: nothing that lies
-    /// behind it can be answered yet. (What a socket keeps is small beside a piece that takes so long.)
-    pub(crate) fn is_long_at_it(&self) -> bool {
+    /// At each beat: whether nothing came or went since the last one but parts of one large frame. No
+    /// answer can pass that, either way. One that is written goes on if the socket took some of it within
+    /// so many beats: it takes more when most of what it keeps was read.
+    pub(crate) fn is_amid_a_frame(&self, heard: bool, within: u32) -> bool {
+        let is_amid_theirs = !self.framed.swap(false, Ordering::Relaxed) && heard;
+        let moved = self.moved.swap(false, Ordering::Relaxed);
         let mut lanes = lock(&self.lanes);
         let pieces = lanes.pieces;
         let is_same = std::mem::replace(&mut lanes.pieces_at_beat, pieces) == pieces;
-        let moved = self.moved.swap(false, Ordering::Relaxed);
-        lanes.writing && is_same && moved
+        lanes.still = if moved || !is_same { 0 } else { lanes.still + 1 };
+        let is_amid_ours = lanes.writing && is_same && lanes.still < within;
+        if lanes.writer == Writer::Posted && is_same {
+            // Whoever called the postman keeps his thread for long.
+            self.wake_writer(lanes);
+        }
+        is_amid_theirs || is_amid_ours
     }
 
     /// Whether somebody was turned away for whom there is room now.

@@ -221,8 +221,10 @@ impl Mesh {
         let Some(mut remote) = state.peers.remove(&link.peer) else { return };
         tracing::debug!(bus = %self.name, peer = %link.peer, reason, "a link ended");
         state.plans.changed();
-        // Else they would keep its socket open until they are next used.
-        state.ways.iter_mut().for_each(|(_, known)| after.drop_later(known.forget()));
+        // Else these would keep its socket open.
+        let ways = state.ways.iter_mut().filter_map(|(_, known)| known.forget());
+        ways.for_each(|way| after.drop_later(way));
+        self.postman.forget(link);
         // Perhaps nobody is interested any more: then nothing is encoded.
         state.interest_changes.add();
         state.acks.gone(link.peer);

@@ -81,6 +81,11 @@ impl Postman {
         true
     }
 
+    /// A link has gone.
+    pub(crate) fn forget(&self, link: &Arc<Link>) {
+        lock(&self.round).retain(|other| !Arc::ptr_eq(other, link));
+    }
+
     /// Takes the next round, into `links`, which is empty. If there is none, he has to be called.
     fn go(&self, links: &mut Vec<Arc<Link>>) -> bool {
         let mut round = lock(&self.round);
@@ -98,17 +103,25 @@ pub(crate) async fn deliver(mesh: Arc<Mesh>) {
         while mesh.postman.go(&mut links) {
             // All of it before he gives way: there he may have to wait for another task of this thread.
             for link in links.drain(..) {
-                let written = AssertUnwindSafe(|| link.write_posted(&mut joined));
-                if catch_unwind(written).is_err() {
-                    mesh.link_ended(&link, "what goes out by it made this side panic");
-                }
-                if link.has_room_again() {
-                    mesh.look(|state| state.wake_waiting());
-                    mesh.changed.notify_waiters();
-                }
+                contain(&mesh, &link, || {
+                    link.write_posted(&mut joined);
+                    if link.has_room_again() {
+                        mesh.look(|state| state.wake_waiting());
+                        mesh.changed.notify_waiters();
+                    }
+                });
             }
             consume_budget().await;
         }
+    }
+}
+
+/// What panics takes its link with it, and nobody else's.
+fn contain(mesh: &Arc<Mesh>, link: &Arc<Link>, write: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(write)).is_err() {
+        tracing::error!(peer = %link.peer, "what goes out by a link made this side panic: it ends");
+        let end = || mesh.link_ended(link, "what goes out by it made this side panic");
+        let _ = catch_unwind(AssertUnwindSafe(end));
     }
 }
 

@@ -46,8 +46,9 @@ impl Permit for IpcPermit {
             return Commit::Done(Receipt::exact(Vec::new()));
         };
         let encoded = self.encode(&envelope);
-        let receipt = self.mesh.with(|state, _| {
+        let receipt = self.mesh.with(|state, after| {
             let Some(encoded) = encoded else {
+                after.drop_later(envelope);
                 self.give_back(state);
                 state.engine.release(reservation);
                 return Receipt::exact(Vec::new());

@@ -82,14 +82,17 @@ fn beat(state: &mut State) -> Vec<(Arc<crate::link::Link>, &'static str)> {
     let mut cut = Vec::new();
     for remote in state.peers.values_mut() {
         remote.link.air();
-        if remote.link.is_long_at_it() {
-            // It reads; what lies behind a large event it cannot answer yet.
-            remote.beats = Beats::default();
+        let heard = remote.link.take_heard();
+        let is_amid_a_frame = remote.link.is_amid_a_frame(heard, SILENT);
+        if remote.link.is_overrun() {
+            cut.push((remote.link.clone(), "it does not read what it is sent"));
+            continue;
         }
-        match remote.beats.beat(remote.link.take_heard(), remote.outstanding.iter()) {
-            _ if remote.link.is_overrun() => {
-                cut.push((remote.link.clone(), "it does not read what it is sent"));
-            }
+        // Such a beat does not count: what is owed lies behind that frame, or will soon have its turn.
+        if is_amid_a_frame {
+            continue;
+        }
+        match remote.beats.beat(heard, remote.outstanding.iter()) {
             Finding::Cut(reason) => cut.push((remote.link.clone(), reason)),
             Finding::Ask => {
                 remote.ping(&mut state.acks);

@@ -79,7 +79,7 @@ async fn write(mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream) {
                 Ok(0) => return mesh.link_ended(link, "it takes nothing more"),
                 Err(error) => return mesh.link_ended(link, &format!("writing failed: {error}")),
             }
-            link.moves();
+            link.writes_on();
         }
         if link.has_room_again() {
             // Who waits will soon wake us in turn.
@@ -102,8 +102,12 @@ struct Intake {
 impl Intake {
     async fn read(&mut self, mesh: &Arc<Mesh>, link: &Arc<Link>, mut stream: &Stream) {
         loop {
+            let before = self.decoder.buffer.len();
             if self.take(mesh, link).await.is_break() {
                 return;
+            }
+            if self.decoder.buffer.len() < before {
+                link.reads_on();
             }
             let buffer = &mut self.decoder.buffer;
             if buffer.capacity() - buffer.len() < READ / 4 {

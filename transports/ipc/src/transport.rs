@@ -51,7 +51,9 @@ impl IpcTransport {
     ) -> Result<(), TransportError> {
         let started = Instant::now();
         let drained = self.mesh.until(|state| {
-            holds(state) && state.peers.values().all(|remote| remote.link.is_written())
+            // All of them are asked: whoever is asked sees to it.
+            let links = state.peers.values().map(|remote| &remote.link);
+            links.filter(|link| !link.is_written()).count() == 0 && holds(state)
         });
         timeout_at(deadline.into(), drained).await.map_err(|_| TransportError::TimedOut {
             what: what.to_owned(),
