@@ -1,7 +1,6 @@
 //! The short way of a publish: credit is taken and the frame put into every link in one step, under
 //! the lock, for events that have nothing special about them and concern no group.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use busway_transport::{Common, Express, Plain, Route};
@@ -37,12 +36,12 @@ pub(crate) struct Known {
 
 impl Known {
     /// What it keeps of links, of which one has gone: it is looked up again before it is next used.
-    pub(crate) fn forget(&mut self) -> Option<impl Any + Send + use<>> {
+    pub(crate) fn forget(&mut self) -> Option<Way> {
         self.way.take()
     }
 }
 
-struct Way {
+pub(crate) struct Way {
     plan: Arc<Plan>,
     /// How frames begin, for each target.
     heads: Vec<Head>,
@@ -153,27 +152,16 @@ impl State {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::time::Duration;
 
-    use busway_transport::{
-        ConnectOptions, ContentType, Host, Notice, PeerId, PlainInterest, Source, SubscriptionId,
-    };
+    use busway_transport::{ContentType, PeerId, PlainInterest, Source, SubscriptionId};
 
     use super::*;
     use crate::link::Link;
     use crate::table::RemoteInterest;
-    use crate::wire::MAX_PAYLOAD;
-
-    struct Deaf;
-
-    impl Host for Deaf {
-        fn notice(&self, _: Notice) {}
-    }
 
     #[test]
     fn one_that_is_not_used_keeps_no_socket_of_a_peer_that_has_gone() {
-        let options = ConnectOptions::new(PeerId::from_u64(1), Arc::new(Deaf), Duration::ZERO);
-        let mesh = Mesh::new("shop".parse().unwrap(), MAX_PAYLOAD, &options);
+        let mesh = Mesh::alone();
         let link = Arc::new(Link::new(PeerId::from_u64(2), 1, Arc::default()));
         let endpoints = BTreeSet::from(["a".parse().unwrap()]);
         let wants = PlainInterest::new(SubscriptionId(1), "t".parse().unwrap(), endpoints, 8);

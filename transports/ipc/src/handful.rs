@@ -146,28 +146,20 @@ fn find(known: &mut Known, mesh: &Mesh, interest: u64) -> Option<Arc<Inbox>> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::time::Duration;
 
     use busway_transport::{
-        ConnectOptions, ContentType, Envelope, Host, MessageId, Notice, Payload, PeerId,
-        PlainInterest, Source, SubscriptionId, TopicFilter,
+        ContentType, Envelope, MessageId, Payload, PeerId, PlainInterest, Source, SubscriptionId,
+        TopicFilter,
     };
     use bytes::BufMut as _;
 
     use super::*;
     use crate::wire::envelope::Encoded;
-    use crate::wire::{Decoder, Frame, MAX_PAYLOAD, Out};
-
-    struct Deaf;
-
-    impl Host for Deaf {
-        fn notice(&self, _: Notice) {}
-    }
+    use crate::wire::{Decoder, Frame, Out};
 
     #[tokio::test]
     async fn a_link_keeps_nothing_of_an_interest_that_has_ended() {
-        let options = ConnectOptions::new(PeerId::from_u64(1), Arc::new(Deaf), Duration::ZERO);
-        let mesh = Mesh::new("shop".parse().unwrap(), MAX_PAYLOAD, &options);
+        let mesh = Mesh::alone();
         let filter: TopicFilter = "t".parse().unwrap();
         let endpoints = BTreeSet::from(["a".parse().unwrap()]);
         let interest = PlainInterest::new(SubscriptionId(1), filter, endpoints, 8);

@@ -29,7 +29,7 @@ pub(crate) struct Link {
     lanes: Mutex<Lanes>,
     pub(crate) wake: Notify,
     pub(crate) stop: watch::Sender<bool>,
-    /// What the data lane is: to be looked at without its lock.
+    /// Whether the data lane is, for those who look without its lock.
     congested: AtomicBool,
     /// Set when its traffic begins.
     stream: OnceLock<Arc<Stream>>,
@@ -241,10 +241,17 @@ impl Link {
     pub(crate) fn is_written(&self) -> bool {
         let lanes = lock(&self.lanes);
         let is_written = !lanes.writing && lanes.control.is_empty() && lanes.data.is_empty();
+        drop(lanes);
+        self.hurry();
+        is_written
+    }
+
+    /// Waits for the postman no longer: whoever called him may keep his thread for long.
+    pub(crate) fn hurry(&self) {
+        let lanes = lock(&self.lanes);
         if lanes.writer == Writer::Posted {
             self.wake_writer(lanes);
         }
-        is_written
     }
 
     /// Lets go of memory that nothing was put into since the last call.
@@ -288,10 +295,6 @@ impl Link {
         let is_same = std::mem::replace(&mut lanes.pieces_at_beat, pieces) == pieces;
         lanes.still = if moved || !is_same { 0 } else { lanes.still + 1 };
         let is_amid_ours = lanes.writing && is_same && lanes.still < within;
-        if lanes.writer == Writer::Posted && is_same {
-            // Whoever called the postman keeps his thread for long.
-            self.wake_writer(lanes);
-        }
         is_amid_theirs || is_amid_ours
     }
 
@@ -442,7 +445,8 @@ mod tests {
 
     #[test]
     fn whoever_does_not_rely_on_the_postman_does_not_wait_for_him() {
-        let others: [&dyn Fn(&Link); 4] = [
+        let others: [&dyn Fn(&Link); 5] = [
+            &Link::hurry,
             &|link| link.put_data(frame(2)),
             &|link| link.control_at_once(Out::control(&Control::Goodbye)),
             &|link| assert!(!link.is_written()),

@@ -174,6 +174,12 @@ impl Mesh {
         self.with(|state, after| self.lose(state, after, link, reason, false));
     }
 
+    /// What comes or goes by a link made this side panic: it ends at once, and comes back by a new hello.
+    pub(crate) fn link_panicked(self: &Arc<Self>, link: &Arc<Link>) {
+        tracing::error!(peer = %link.peer, "what comes or goes by a link made this side panic: it ends");
+        self.link_ended(link, "what comes or goes by it made this side panic");
+    }
+
     /// A peer that we dialled did not come as far as it should have by its deadline.
     pub(crate) fn cut_if_not_ready(self: &Arc<Self>, peer: PeerId) {
         self.with(|state, after| {
@@ -214,6 +220,7 @@ impl Mesh {
         in_order: bool,
     ) {
         link.close();
+        self.postman.forget(link);
         let current = state.peers.get(&link.peer).is_some_and(|it| Arc::ptr_eq(&it.link, link));
         if !current {
             return;
@@ -224,7 +231,6 @@ impl Mesh {
         // Else these would keep its socket open.
         let ways = state.ways.iter_mut().filter_map(|(_, known)| known.forget());
         ways.for_each(|way| after.drop_later(way));
-        self.postman.forget(link);
         // Perhaps nobody is interested any more: then nothing is encoded.
         state.interest_changes.add();
         state.acks.gone(link.peer);
@@ -301,5 +307,20 @@ impl State {
                 first.notify_one();
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Mesh {
+    /// That of a bus that has no peers and listens to nothing.
+    pub(crate) fn alone() -> Arc<Self> {
+        struct Deaf;
+
+        impl busway_transport::Host for Deaf {
+            fn notice(&self, _: Notice) {}
+        }
+
+        let options = ConnectOptions::new(PeerId::from_u64(1), Arc::new(Deaf), Default::default());
+        Self::new("shop".parse().unwrap(), crate::wire::MAX_PAYLOAD, &options)
     }
 }

@@ -119,9 +119,7 @@ pub(crate) async fn deliver(mesh: Arc<Mesh>) {
 /// What panics takes its link with it, and nobody else's.
 fn contain(mesh: &Arc<Mesh>, link: &Arc<Link>, write: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(write)).is_err() {
-        tracing::error!(peer = %link.peer, "what goes out by a link made this side panic: it ends");
-        let end = || mesh.link_ended(link, "what goes out by it made this side panic");
-        let _ = catch_unwind(AssertUnwindSafe(end));
+        let _ = catch_unwind(AssertUnwindSafe(|| mesh.link_panicked(link)));
     }
 }
 
@@ -137,8 +135,7 @@ mod tests {
     /// A plan for two links whose writers sleep.
     fn plan() -> Plan {
         let link = || {
-            let link = Link::new(PeerId::from_u64(2), 1, Arc::default());
-            let link = Arc::new(link);
+            let link = Arc::new(Link::new(PeerId::from_u64(2), 1, Arc::default()));
             assert!(sleeps(&link));
             link
         };

@@ -11,7 +11,8 @@ use crate::mesh::{Mesh, Phase, State};
 /// Time between two beats.
 const BEAT: Duration = Duration::from_millis(500);
 /// A peer that owes an answer and does not give it at so many beats in a row is cut off, whatever
-/// else it says: after 2 to 2.5 s. Beats are counted, not time: when it was our own process that
+/// else it says: after 2 to 2.5 s. (Those at which it may be in the middle of a large frame do not count,
+/// see [`Link::is_amid_a_frame`](crate::link::Link::is_amid_a_frame).) Beats are counted, not time: when it was our own process that
 /// stood still, one beat is missed, not five, and what came in meanwhile is read before the next.
 const SILENT: u32 = 5;
 /// An idle link is asked for a sign of life after so many beats.
@@ -82,6 +83,7 @@ fn beat(state: &mut State) -> Vec<(Arc<crate::link::Link>, &'static str)> {
     let mut cut = Vec::new();
     for remote in state.peers.values_mut() {
         remote.link.air();
+        remote.link.hurry();
         let heard = remote.link.take_heard();
         let is_amid_a_frame = remote.link.is_amid_a_frame(heard, SILENT);
         if remote.link.is_overrun() {

@@ -45,8 +45,7 @@ async fn run(mesh: Arc<Mesh>, link: Arc<Link>, stream: Arc<Stream>, decoder: Dec
         biased;
         _ = stop.wait_for(|stop| *stop) => {}
         ended = AssertUnwindSafe(traffic).catch_unwind() => if ended.is_err() {
-            tracing::error!(peer = %link.peer, "what a link brought made this side panic: it ends");
-            mesh.link_ended(&link, "what it brought made this side panic");
+            mesh.link_panicked(&link);
         }
     }
 }
