@@ -19,8 +19,8 @@
 //!
 //! # What is bounded by what
 //!
-//! A receiver grants every peer `capacity` events and a window of bytes per plain interest, and gives
-//! both back as its bus takes the events; a publisher's permit holds one credit of every interest it
+//! A receiver grants every peer `capacity` events (up to four times as many, if that is more than 64)
+//! and a window of bytes per plain interest, and gives both back as its bus takes the events; a publisher's permit holds one credit of every interest it
 //! is for. So the data lane of a link holds at most the sum of the peer's credits, its members'
 //! concurrency and 1024 requests per responder, and a reader never has to wait: what it reads has its
 //! place already. A data lane that holds 512 KiB lets publishers and callers wait: more makes nothing faster. The control lane is

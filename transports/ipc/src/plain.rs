@@ -22,6 +22,15 @@ use crate::wire::origins::Origins;
 use crate::wire::run::Frames;
 use crate::wire::{Change, Control, Out, WINDOW, WireError, charge, control};
 
+/// How many events of an interest may be under way over one link, of whose subscriptions so many may wait.
+/// A peer whose process is not on a processor just now has many coming, and a publisher that waits for
+/// it leaves its own processor to nobody. (ZeroMQ keeps as many: 1000 at each end, and what the system
+/// takes.) Whoever asks for little means it, and gets that.
+fn under_way(capacity: usize) -> usize {
+    const FEW: usize = 64;
+    capacity.saturating_add(3 * capacity.saturating_sub(FEW))
+}
+
 /// The queue of one interest. Each link may fill `capacity` places of it.
 pub(crate) struct Inbox {
     id: u64,
@@ -366,8 +375,9 @@ impl Drop for Arrivals {
 impl Mesh {
     pub(crate) async fn subscribe(
         self: &Arc<Self>,
-        interest: PlainInterest,
+        mut interest: PlainInterest,
     ) -> Result<Deliveries, TransportError> {
+        interest.capacity = under_way(interest.capacity.max(1));
         let inbox = Arc::new(Inbox::new(&interest));
         let announced = self.with(|state, _| {
             state.check_here()?;

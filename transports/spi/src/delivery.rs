@@ -23,7 +23,9 @@ pub struct PlainInterest {
     pub filter: TopicFilter,
     /// The endpoints that subscribed: an event addressed to one of them is wanted as well.
     pub endpoints: BTreeSet<Name>,
-    /// How many events may wait in the transport on the receiving side.
+    /// How many events may wait in the transport on the receiving side: of one publishing process, where
+    /// those are told apart. Up to 64 are meant exactly; of more, a transport whose peers run at different
+    /// times may let up to four times as many wait.
     pub capacity: usize,
     /// Takes events where they arrive, where the transport can do that.
     pub sink: Option<SinkHandle>,
