@@ -110,7 +110,7 @@ impl Express for IpcExpress {
             {
                 let is_put = target.link.put_if_free(|data| {
                     let event = take();
-                    data.put(|joined| head.put(joined, event, payload));
+                    data.put(|joined, last| head.put(joined, last, event, payload));
                 });
                 return is_put.then_some(plan.parties.len());
             }
@@ -131,12 +131,12 @@ fn send_to_each(postman: &Postman, Way { plan, heads }: &Way, event: Event, payl
     if bytes >= LARGE {
         let shared = Bytes::from(std::mem::take(payload));
         postman.put_to_each(plan, bytes, heads, |head, data| {
-            data.put(|joined| head.put_before(joined, event, bytes));
+            data.put(|joined, last| head.put_before(joined, last, event, bytes));
             data.share(&shared);
         });
     } else {
         postman.put_to_each(plan, bytes, heads, |head, data| {
-            data.put(|joined| head.put(joined, event, payload));
+            data.put(|joined, last| head.put(joined, last, event, payload));
         });
     }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::{Arc, Weak};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::Buf as _;
 
 use crate::link::Link;
 use crate::mesh::Mesh;
 use crate::plain::Inbox;
-use crate::wire::WireError;
 use crate::wire::envelope::Unread;
 use crate::wire::origins::Origins;
-use crate::wire::run::{Kind, Kinds};
+use crate::wire::run::Kind;
+use crate::wire::{Decoder, WireError};
 
 /// An interest and its inbox. Not held: a link may bring nothing more for long after the interest
 /// has ended.
@@ -24,7 +24,6 @@ pub(crate) struct Handful {
     origins: Origins,
     /// A [`WEIGHTY`] one came since the reader last gave way.
     weighs: bool,
-    kinds: Kinds,
     /// So many frames are not looked at as a run.
     singly: usize,
 }
@@ -78,22 +77,25 @@ impl Handful {
         &mut self,
         mesh: &Mesh,
         link: &Arc<Link>,
-        buffer: &mut BytesMut,
+        Decoder { buffer, kinds, .. }: &mut Decoder,
     ) -> Result<Ran, WireError> {
         if self.singly > 0 {
             self.singly -= 1;
             return Ok(Ran::No);
         }
-        let Some(kind) = self.kinds.find(buffer) else { return Ok(Ran::No) };
+        let Some(kind) = kinds.find(buffer) else { return Ok(Ran::No) };
         self.deliver(mesh, link)?;
-        let mut run = self.kinds.run(kind, buffer);
-        let interest = run.alike.interest;
+        let mut run = kinds.run(kind, buffer);
+        let &[interest] = &run.alike.interests[..] else { return Ok(Ran::No) };
         let Some(inbox) = find(&mut self.known, mesh, interest) else { return Ok(Ran::No) };
         let is_full = inbox.push_run(link, &mut run);
-        let (taken, left) = (run.taken, run.left());
+        let (taken, left, next) = (run.taken, run.left(), run.next);
         buffer.advance(buffer.len() - left);
         Ok(match taken {
-            1.. => Ran::On(kind, taken),
+            1.. => {
+                kinds.went(kind, next);
+                Ran::On(kind, taken)
+            }
             0 => {
                 // To look each time would take longer than the event.
                 self.singly = HANDFUL;
@@ -155,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::wire::envelope::Encoded;
-    use crate::wire::{Decoder, Frame, Out};
+    use crate::wire::{Frame, Out};
 
     #[tokio::test]
     async fn a_link_keeps_nothing_of_an_interest_that_has_ended() {

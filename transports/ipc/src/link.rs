@@ -451,7 +451,7 @@ mod tests {
             &|link| link.control_at_once(Out::control(&Control::Goodbye)),
             &|link| assert!(!link.is_written()),
             &|link| {
-                let much = |data: &mut Outbox| data.put(|joined| joined.resize(1 << 20, 7));
+                let much = |data: &mut Outbox| data.put(|joined, _| joined.resize(1 << 20, 7));
                 assert!(!link.put_for_postman(much));
                 assert!(!link.put_if_free(frame(2)), "turned away");
             },
@@ -469,7 +469,7 @@ mod tests {
     }
 
     fn frame(of: u8) -> impl Fn(&mut Outbox) {
-        move |data| data.put(|joined| joined.extend([of; 3]))
+        move |data| data.put(|joined, _| joined.extend([of; 3]))
     }
 
     fn is_woken(link: &Link) -> bool {

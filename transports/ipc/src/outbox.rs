@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::wire::Out;
+use crate::wire::event::Last;
 
 /// How much is joined; more begins anew, so that a control frame never waits for longer than one
 /// such piece takes.
@@ -31,6 +32,8 @@ pub(crate) struct Outbox {
     spare: Vec<Vec<u8>>,
     /// Something was put in since it was last [aired](Self::air).
     used: bool,
+    /// What was put in last of those that go on where it ends.
+    last: Last,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,7 @@ enum Piece {
 impl Outbox {
     /// Puts a frame behind what is there.
     pub(crate) fn push(&mut self, out: &Out) {
-        self.put(|joined| {
+        self.put(|joined, _| {
             joined.extend_from_slice(&out.head);
             joined.extend_from_slice(&out.shared);
             if out.payload.len() < LARGE {
@@ -56,9 +59,9 @@ impl Outbox {
 
     /// Puts a frame, or its beginning, behind what is there.
     #[inline]
-    pub(crate) fn put(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn put(&mut self, put: impl FnOnce(&mut Vec<u8>, &mut Last)) {
         let before = self.joined.len();
-        put(&mut self.joined);
+        put(&mut self.joined, &mut self.last);
         self.used = true;
         self.length += self.joined.len() - before;
         if self.joined.len() >= JOINED {

@@ -151,7 +151,8 @@ mod tests {
     }
 
     fn put(postman: &Postman, plan: &Plan, bytes: usize) {
-        postman.put_to_each(plan, bytes, [7; 2], |what, data| data.put(|joined| joined.push(what)));
+        postman
+            .put_to_each(plan, bytes, [7; 2], |what, data| data.put(|joined, _| joined.push(what)));
     }
 
     fn are_woken(plan: &Plan) -> bool {

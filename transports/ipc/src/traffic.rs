@@ -128,7 +128,7 @@ impl Intake {
         let Self { decoder, handful, patience, bell } = self;
         let mut has_waited = false;
         loop {
-            match handful.run(mesh, link, &mut decoder.buffer) {
+            match handful.run(mesh, link, decoder) {
                 Ok(Ran::On(kind, events)) => {
                     patience.earn(kind.number(), events);
                     has_waited = false;

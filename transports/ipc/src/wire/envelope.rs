@@ -1,16 +1,19 @@
 //! An envelope on the wire: its metadata by hand, the payload as it is behind it. First comes what the
 //! events of one publisher have in common, then what differs. What is absent costs one bit.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use busway_transport::{
-    ContentType, Envelope, Headers, MessageId, Name, Payload, PayloadError, Source, Topic,
+    Common, ContentType, Envelope, Headers, MessageId, Name, Payload, PayloadError, Source, Topic,
 };
 use bytes::{BufMut, Bytes};
 
 use super::WireError;
+use super::event::GOES_ON;
 use super::origins::Origins;
 use super::read::Read;
+use super::run::Alike;
 
 pub(super) const SEQUENCE: u8 = 1;
 const TO: u8 = 1 << 1;
@@ -76,15 +79,27 @@ impl Encoded {
 
 /// An envelope as it came in.
 #[derive(Debug, Clone)]
-pub(crate) struct Unread(pub(super) Bytes);
+pub(crate) enum Unread {
+    /// With all its parts.
+    Whole(Bytes),
+    /// With what differs from the events of its series before it: id, time and payload.
+    Next { alike: Arc<Alike>, number: u64, rest: Bytes },
+}
 
 impl Unread {
+    /// How long it is, or would be with all its parts.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        match self {
+            Self::Whole(bytes) => bytes.len(),
+            Self::Next { alike, rest, .. } => alike.envelope(rest.len() - GOES_ON),
+        }
     }
 
     pub(crate) fn read(self, origins: &mut Origins) -> Result<Envelope, WireError> {
-        read(Read(self.0), origins)
+        match self {
+            Self::Whole(bytes) => read(Read(bytes), origins),
+            Self::Next { alike, number, rest } => read_next(&alike.common, number, Read(rest)),
+        }
     }
 }
 
@@ -148,6 +163,18 @@ pub(super) fn read(mut from: Read, origins: &mut Origins) -> Result<Envelope, Wi
     envelope.to = to;
     envelope.time = time;
     envelope.headers = headers;
+    Ok(envelope)
+}
+
+/// Reads what differs, which is all that is left of a frame.
+fn read_next(common: &Common, number: u64, mut from: Read) -> Result<Envelope, WireError> {
+    let id = MessageId::from_bytes(from.array("id")?);
+    let time = read_time(&mut from)?;
+    let payload = Payload::encoded(common.content_type.clone(), from.rest());
+    let mut envelope = Envelope::new(id, common.topic.clone(), common.source.clone(), payload);
+    envelope.version = common.version;
+    envelope.sequence = Some(number);
+    envelope.time = Some(time);
     Ok(envelope)
 }
 

@@ -1,12 +1,14 @@
-//! Event frames of one publisher on one topic: what they have in common is put together once.
+//! Event frames of one publisher on one topic: what they have in common is put together once, and sent
+//! once for as many as follow each other.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use busway_transport::{Common, MessageId};
 use bytes::BufMut;
 
 use super::envelope::{self, SEQUENCE, TIME, VERSION};
-use super::frame::EVENT;
+use super::frame::{FIRST, NEXT};
 
 /// What such frames have in common.
 #[derive(Debug)]
@@ -18,9 +20,15 @@ pub(crate) struct EventFrames {
 /// How such frames to one peer begin.
 #[derive(Debug)]
 pub(crate) struct Head {
-    /// All of a frame but its payload, with room for what differs: that is at its end.
+    /// No other has it.
+    number: u64,
+    /// All of a first frame but its payload, with room for what differs: that is at its end.
     frame: Vec<u8>,
 }
+
+/// The last event of those that one link was given in this way: which head it had, and its number.
+#[derive(Debug, Default)]
+pub(crate) struct Last(Option<(u64, u64)>);
 
 /// What differs from event to event.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +40,10 @@ pub(crate) struct Event {
 
 /// How long what differs is, which comes at once before the payload: the id, the number, the time.
 pub(super) const DIFFERS: usize = 16 + 8 + 12;
+/// How long it is where the number goes on: the id, the time.
+pub(super) const GOES_ON: usize = 16 + 12;
+/// How long a frame's length and kind are.
+const LEAD: usize = 4 + 1;
 
 impl EventFrames {
     pub(crate) fn of(common: &Common) -> Self {
@@ -50,29 +62,48 @@ impl EventFrames {
 
     /// For a peer with those interests.
     pub(crate) fn head(&self, interests: &[u64]) -> Head {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let mut frame = Vec::new();
         frame.put_u32_le(0);
-        frame.put_u8(EVENT);
+        frame.put_u8(FIRST);
         frame.put_u32_le(interests.len() as u32);
         interests.iter().for_each(|interest| frame.put_u64_le(*interest));
         frame.put_slice(&self.envelope);
         frame.put_bytes(0, DIFFERS);
-        Head { frame }
+        Head { number, frame }
     }
 }
 
 impl Head {
-    /// Puts a frame.
+    /// Puts a frame behind what such a link was given last.
     #[inline]
-    pub(crate) fn put(&self, to: &mut Vec<u8>, event: Event, payload: &[u8]) {
+    pub(crate) fn put(&self, to: &mut Vec<u8>, last: &mut Last, event: Event, payload: &[u8]) {
         to.reserve(self.frame.len() + payload.len());
-        self.put_before(to, event, payload.len());
+        self.put_before(to, last, event, payload.len());
         to.extend_from_slice(payload);
     }
 
     /// Puts all of a frame but the payload, which has to follow.
     #[inline]
-    pub(crate) fn put_before(&self, to: &mut Vec<u8>, event: Event, payload: usize) {
+    pub(crate) fn put_before(
+        &self,
+        to: &mut Vec<u8>,
+        last: &mut Last,
+        event: Event,
+        payload: usize,
+    ) {
+        let before = last.0.replace((self.number, event.sequence));
+        if event.sequence.checked_sub(1).is_some_and(|it| before == Some((self.number, it))) {
+            let length = (1 + GOES_ON + payload) as u32;
+            let mut frame = [0; LEAD + GOES_ON];
+            frame[..4].copy_from_slice(&length.to_le_bytes());
+            frame[4] = NEXT;
+            frame[LEAD..][..16].copy_from_slice(event.id.as_bytes());
+            frame[LEAD + 16..].copy_from_slice(&envelope::time_bytes(event.since_1970));
+            to.extend_from_slice(&frame);
+            return;
+        }
         let length = (self.frame.len() - 4 + payload) as u32;
         // Put whole, and what differs then set in its place: each part put by itself takes longer.
         let begin = to.len();
@@ -100,6 +131,12 @@ impl Event {
         if u64::from_le_bytes(*number) != sequence {
             return None;
         }
+        Some((MessageId::from_bytes(*id), envelope::time_of(time.first_chunk()?)?))
+    }
+    /// Its id and time, where its number goes on.
+    #[inline]
+    pub(super) fn read_next(from: &[u8; GOES_ON]) -> Option<(MessageId, SystemTime)> {
+        let (id, time) = from.split_first_chunk()?;
         Some((MessageId::from_bytes(*id), envelope::time_of(time.first_chunk()?)?))
     }
 }

@@ -9,6 +9,7 @@ use super::control::{self, Control, Introduction, Welcome, WireKey, shorten};
 use super::envelope::{self, Encoded, Unread};
 use super::origins::Origins;
 use super::read::Read;
+use super::run::Kinds;
 use super::{MAGIC, MAX_HELLO, MAX_PAYLOAD, VERSION, WireError, max_frame};
 
 const HELLO: u8 = 1;
@@ -19,6 +20,8 @@ const DELIVER: u8 = 5;
 const ASK: u8 = 6;
 const REPLY: u8 = 7;
 const DEAD_LETTER: u8 = 8;
+pub(super) const FIRST: u8 = 9;
+pub(super) const NEXT: u8 = 10;
 
 const RESPONSE: u8 = 0;
 const REFUSED: u8 = 1;
@@ -59,14 +62,14 @@ pub(crate) enum Frame {
 }
 
 /// Interests that an event is for: nearly always one.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Interests {
     One([u64; 1]),
     Many(Vec<u64>),
 }
 
 impl Interests {
-    fn read(from: &mut Read) -> Result<Self, WireError> {
+    pub(super) fn read(from: &mut Read) -> Result<Self, WireError> {
         match from.u32("interests")? {
             1 => Ok(Self::One([from.u64("interests")?])),
             // Not reserved ahead: the count is only what the other side says.
@@ -262,12 +265,14 @@ pub(crate) struct Decoder {
     pub(crate) buffer: BytesMut,
     limit: usize,
     origins: Origins,
+    pub(crate) kinds: Kinds,
 }
 
 impl Decoder {
     /// A decoder for a link whose hello is still to come.
     pub(crate) fn new() -> Self {
-        Self { buffer: BytesMut::new(), limit: MAX_HELLO, origins: Origins::default() }
+        let (origins, kinds) = (Origins::default(), Kinds::default());
+        Self { buffer: BytesMut::new(), limit: MAX_HELLO, origins, kinds }
     }
 
     /// The hello is done: frames may have their full size, by the payload limit of the peer. (Its
@@ -288,12 +293,17 @@ impl Decoder {
             return Ok(None);
         }
         self.buffer.advance(4);
-        decode(self.buffer.split_to(length).freeze(), &mut self.origins).map(Some)
+        let frame = self.buffer.split_to(length).freeze();
+        decode(frame, &mut self.origins, &mut self.kinds).map(Some)
     }
 }
 
 /// Decodes what follows a length.
-pub(crate) fn decode(bytes: Bytes, origins: &mut Origins) -> Result<Frame, WireError> {
+pub(super) fn decode(
+    bytes: Bytes,
+    origins: &mut Origins,
+    kinds: &mut Kinds,
+) -> Result<Frame, WireError> {
     let mut from = Read(bytes);
     let kind = from.u8("kind").map_err(|_| WireError::Empty)?;
     Ok(match kind {
@@ -302,7 +312,15 @@ pub(crate) fn decode(bytes: Bytes, origins: &mut Origins) -> Result<Frame, WireE
         CONTROL => Frame::Control(Box::new(control::decode(&from.rest())?)),
         EVENT => {
             let interests = Interests::read(&mut from)?;
-            Frame::Event { interests, envelope: Unread(from.rest()) }
+            Frame::Event { interests, envelope: Unread::Whole(from.rest()) }
+        }
+        FIRST => {
+            let (interests, envelope) = kinds.first(from.rest())?;
+            Frame::Event { interests, envelope }
+        }
+        NEXT => {
+            let (interests, envelope) = kinds.next(from.rest())?;
+            Frame::Event { interests, envelope }
         }
         DELIVER => {
             let (member, tag) = (from.u64("member")?, from.u64("tag")?);

@@ -1,60 +1,62 @@
 //! Event frames that lie one behind another in a link's buffer and differ in nothing but id, number,
-//! time and payload: they are recognized by the bytes that they share, and read where they lie.
+//! time and payload: what they share is read once, and they are read where they lie.
+
+use std::sync::Arc;
 
 use busway_transport::{Common, Lying, Run};
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 
-use super::FREE;
-use super::envelope::Flags;
-use super::event::{DIFFERS, Event};
-use super::frame::EVENT;
+use super::envelope::{Flags, Unread};
+use super::event::{DIFFERS, Event, GOES_ON};
+use super::frame::{EVENT, FIRST, Interests, NEXT};
 use super::origins::Origins;
 use super::read::Read;
+use super::{FREE, WireError};
 
 /// How many kinds of frames are remembered for one link.
 const REMEMBERED: usize = 16;
 
 /// How long a frame's length is.
 const LENGTH: usize = 4;
-/// How long the parts are that every such frame begins with: its kind, how many interests, one interest,
-/// the flags.
-const LEAD: usize = 1 + 4 + 8 + 1;
 
-/// What frames of one kind share.
+/// What the events of a series share.
 #[derive(Debug)]
 pub(crate) struct Alike {
-    /// The receiver's interest that they are for.
-    pub(crate) interest: u64,
+    /// The receiver's interests that they are for.
+    pub(crate) interests: Interests,
     pub(crate) common: Common,
-    /// How they begin, from behind the length to what differs.
+    /// How a whole frame of it begins, from behind the kind to what differs.
     beginning: Vec<u8>,
+    /// How much of that is its envelope's.
+    envelope: usize,
 }
 
 impl Alike {
-    /// Of a whole frame, if it is an event for one interest with nothing special about it.
-    fn of(frame: &[u8]) -> Option<Self> {
-        let frame = frame.get(LENGTH..)?;
-        let (lead, rest) = frame.split_first_chunk::<LEAD>()?;
-        let &[EVENT, 1, 0, 0, 0, ref interest @ .., flags] = lead else { return None };
-        let (interest, flags) = (u64::from_le_bytes(*interest), Flags(flags));
+    /// Of a whole frame, from behind its kind.
+    fn of(frame: Bytes) -> Result<Self, WireError> {
+        let mut rest = Read(frame.clone());
+        let interests = Interests::read(&mut rest)?;
+        let before = rest.0.len();
+        let flags = Flags(rest.u8("flags")?);
         if !flags.are_plain() {
-            return None;
+            return Err(WireError::Bad("first event of a series"));
         }
-        let mut rest = Read(Bytes::copy_from_slice(rest));
-        let (topic, source) = Origins::default().read(&mut rest).ok()?;
-        let (content_type, version) = flags.read_kind(&mut rest).ok()?;
+        let (topic, source) = Origins::default().read(&mut rest)?;
+        let (content_type, version) = flags.read_kind(&mut rest)?;
+        let (common, envelope) =
+            (Common::new(topic, version, source, content_type), before - rest.0.len());
         let beginning = frame[..frame.len() - rest.0.len()].to_vec();
-        Some(Self {
-            interest,
-            common: Common::new(topic, version, source, content_type),
-            beginning,
-        })
+        Ok(Self { interests, common, beginning, envelope })
     }
 
-    /// What differs in a whole frame, and its payload, if it is of this kind.
-    #[inline]
-    fn rest_of<'a>(&self, frame: &'a [u8]) -> Option<(&'a [u8; DIFFERS], &'a [u8])> {
-        frame.get(LENGTH..)?.strip_prefix(&self.beginning[..])?.split_first_chunk()
+    /// Whether a whole frame, from behind its kind, is of such a series.
+    fn is_of(&self, frame: &[u8]) -> bool {
+        frame.starts_with(&self.beginning)
+    }
+
+    /// How long a whole envelope is with a payload of such a length.
+    pub(super) fn envelope(&self, payload: usize) -> usize {
+        self.envelope + DIFFERS + payload
     }
 }
 
@@ -68,18 +70,28 @@ fn first_of(bytes: &[u8]) -> Option<&[u8]> {
     bytes.get(..LENGTH + length)
 }
 
-/// The kinds of frames that one link brought lately.
+/// The kinds of series that one link brought lately, and the one that goes on.
 #[derive(Debug, Default)]
 pub(crate) struct Kinds {
-    known: Vec<Alike>,
+    known: Vec<Arc<Alike>>,
     /// The one that is forgotten next.
     oldest: usize,
     /// How many came that are not known, since all of them are.
     others: usize,
+    series: Option<Series>,
+}
+
+#[derive(Debug)]
+struct Series {
+    alike: Arc<Alike>,
+    /// If it is a known one.
+    kind: Option<Kind>,
+    /// The number of its next event.
+    next: Option<u64>,
 }
 
 /// Which of the known kinds it is.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind(usize);
 
 impl Kind {
@@ -93,32 +105,93 @@ impl Kind {
 }
 
 impl Kinds {
-    /// The kind of the first frame of such bytes, if they begin with a run.
+    /// The kind of the first frame of such bytes, if they begin with a run: for one interest.
     pub(crate) fn find(&mut self, bytes: &[u8]) -> Option<Kind> {
-        let first = first_of(bytes).filter(|frame| frame.get(LENGTH) == Some(&EVENT))?;
-        let known = self.known.iter().position(|known| known.rest_of(first).is_some());
-        known.or_else(|| self.learn(first)).map(Kind)
+        let kind = match first_of(bytes)?[LENGTH..].split_first()? {
+            (&NEXT, _) => self.series.as_ref()?.kind,
+            (&(FIRST | EVENT), frame) => self.kind_of(frame, || Bytes::copy_from_slice(frame)),
+            _ => None,
+        };
+        kind.filter(|kind| self.known[kind.0].interests.len() == 1)
     }
 
-    /// The run of that kind that such bytes begin with.
-    pub(crate) fn run<'a>(&'a self, kind: Kind, bytes: &'a [u8]) -> Frames<'a> {
-        Frames { alike: &self.known[kind.0], bytes, taken: 0, most: usize::MAX }
+    /// The kind of a whole frame, from behind the byte that says that it is one.
+    fn kind_of(&mut self, frame: &[u8], shared: impl FnOnce() -> Bytes) -> Option<Kind> {
+        let known = self.known.iter().position(|known| known.is_of(frame));
+        known.map(Kind).or_else(|| self.learn(shared))
     }
 
-    fn learn(&mut self, frame: &[u8]) -> Option<usize> {
-        if self.known.len() < REMEMBERED {
-            self.known.push(Alike::of(frame)?);
-            return Some(self.known.len() - 1);
-        }
+    fn learn(&mut self, frame: impl FnOnce() -> Bytes) -> Option<Kind> {
+        let is_full = self.known.len() >= REMEMBERED;
         // To learn a kind takes longer than to read an event: of many in turn few are worth it.
-        self.others += 1;
-        if !self.others.is_multiple_of(REMEMBERED) {
+        self.others += usize::from(is_full);
+        if is_full && !self.others.is_multiple_of(REMEMBERED) {
             return None;
         }
-        let at = self.oldest;
-        self.known[at] = Alike::of(frame)?;
+        let alike = Alike::of(frame()).ok().filter(|alike| alike.beginning.len() <= FREE)?;
+        let alike = Arc::new(alike);
+        let at = if is_full { self.oldest } else { self.known.len() };
+        match self.known.get_mut(at) {
+            Some(place) => *place = alike,
+            None => self.known.push(alike),
+        }
         self.oldest = (at + 1) % REMEMBERED;
-        Some(at)
+        // A series of the kind that stood here goes on, but is not known any more.
+        let is_there = |series: &&mut Series| series.kind.is_some_and(|kind| kind.0 == at);
+        if let Some(series) = self.series.as_mut().filter(is_there) {
+            series.kind = None;
+        }
+        Some(Kind(at))
+    }
+
+    /// The run of that kind that such bytes begin with. How far it [went](Self::went) has to be said.
+    pub(crate) fn run<'a>(&'a self, kind: Kind, bytes: &'a [u8]) -> Frames<'a> {
+        let alike = &self.known[kind.0];
+        let series = self.series.as_ref().filter(|series| Arc::ptr_eq(&series.alike, alike));
+        let next = series.and_then(|series| series.next);
+        Frames { alike, bytes, next, taken: 0, most: usize::MAX }
+    }
+
+    /// What a run of that kind said is [next](Frames::next), when all was taken of it that is.
+    pub(crate) fn went(&mut self, kind: Kind, next: Option<u64>) {
+        if next.is_none() {
+            return;
+        }
+        let alike = &self.known[kind.0];
+        match &mut self.series {
+            Some(series) if Arc::ptr_eq(&series.alike, alike) => series.next = next,
+            series => *series = Some(Series { alike: alike.clone(), kind: Some(kind), next }),
+        }
+    }
+
+    /// Reads the first event of a series by itself, from behind its frame's kind.
+    pub(super) fn first(&mut self, frame: Bytes) -> Result<(Interests, Unread), WireError> {
+        let kind = self.kind_of(&frame, || frame.clone());
+        let alike = match kind {
+            Some(kind) => self.known[kind.0].clone(),
+            None => Arc::new(Alike::of(frame.clone())?),
+        };
+        let mut differs = Read(frame.slice(alike.beginning.len()..));
+        differs.array::<16>("id")?;
+        let number = differs.u64("sequence")?;
+        let interests = alike.interests.clone();
+        let envelope = frame.slice(alike.beginning.len() - alike.envelope..);
+        self.series = Some(Series { alike, kind, next: number.checked_add(1) });
+        Ok((interests, Unread::Whole(envelope)))
+    }
+
+    /// Reads an event by itself that goes on with a series, from behind its frame's kind.
+    pub(super) fn next(&mut self, rest: Bytes) -> Result<(Interests, Unread), WireError> {
+        let Some(Series { alike, next, .. }) = &mut self.series else {
+            return Err(WireError::Unexpected("an event that goes on where nothing went before"));
+        };
+        if rest.remaining() < GOES_ON {
+            return Err(WireError::Truncated("event"));
+        }
+        let number = next.take().ok_or(WireError::Bad("sequence"))?;
+        *next = number.checked_add(1);
+        let event = Unread::Next { alike: alike.clone(), number, rest };
+        Ok((alike.interests.clone(), event))
     }
 }
 
@@ -127,6 +200,8 @@ pub(crate) struct Frames<'a> {
     pub(crate) alike: &'a Alike,
     /// The frames that are left, and whatever is behind them.
     bytes: &'a [u8],
+    /// The number of the event that goes on with the series, if it is of this kind.
+    pub(crate) next: Option<u64>,
     /// How many were taken.
     pub(crate) taken: usize,
     /// No more than so many are.
@@ -147,8 +222,27 @@ impl Run for Frames<'_> {
             return None;
         }
         let frame = first_of(self.bytes)?;
-        let (differs, payload) = self.alike.rest_of(frame)?;
-        let (id, time) = Event::read_if(sequence, differs)?;
+        let after = sequence.checked_add(1)?;
+        let (kind, rest) = frame.get(LENGTH..)?.split_first()?;
+        let (id, time, payload) = if *kind == NEXT {
+            if self.next != Some(sequence) {
+                return None;
+            }
+            let (differs, payload) = rest.split_first_chunk()?;
+            let (id, time) = Event::read_next(differs)?;
+            self.next = Some(after);
+            (id, time, payload)
+        } else if matches!(*kind, FIRST | EVENT) {
+            let rest = rest.strip_prefix(&self.alike.beginning[..])?;
+            let (differs, payload) = rest.split_first_chunk()?;
+            let (id, time) = Event::read_if(sequence, differs)?;
+            if *kind == FIRST {
+                self.next = Some(after);
+            }
+            (id, time, payload)
+        } else {
+            return None;
+        };
         self.bytes = &self.bytes[frame.len()..];
         self.taken += 1;
         Some(Lying::new(id, time, payload))

@@ -10,11 +10,15 @@ use proptest::prelude::*;
 
 use super::control::{Introduction, Welcome, WireGroup};
 use super::envelope::Encoded;
-use super::event::{Event, EventFrames};
-use super::frame::decode;
+use super::event::{Event, EventFrames, Head, Last};
+use super::frame::Interests;
 use super::origins::Origins;
 use super::run::{Alike, Kinds};
 use super::*;
+
+fn decode(bytes: Bytes) -> Result<Frame, WireError> {
+    frame::decode(bytes, &mut Origins::default(), &mut Kinds::default())
+}
 
 fn join(out: &Out) -> BytesMut {
     let mut bytes = BytesMut::new();
@@ -41,17 +45,51 @@ fn through(out: &Out, cut: usize) -> Frame {
 /// Whatever that is: it is read or refused, to its end.
 fn read_all(bytes: Bytes) {
     let framed = [&(bytes.len() as u32).to_le_bytes()[..], &bytes].concat();
-    let read = match decode(bytes, &mut Origins::default()) {
+    // Behind the first event of a series, as it is read in either way.
+    let (mut before, mut kinds, mut others) = (Vec::new(), Kinds::default(), Kinds::default());
+    put(&head(&plain(1), &[1]), &mut before, &mut Last::default(), &plain(1));
+    let kind = kinds.find(&before).unwrap();
+    let mut run = kinds.run(kind, &before);
+    assert!(run.next_if(1).is_some());
+    let next = run.next;
+    kinds.went(kind, next);
+    let mut decode = |bytes| frame::decode(bytes, &mut Origins::default(), &mut others);
+    decode(Bytes::from(before).split_off(4)).unwrap();
+
+    let read = match decode(bytes) {
         Ok(Frame::Event { envelope, .. }) => envelope.read(&mut Origins::default()).ok(),
         _ => None,
     };
     let number = read.as_ref().and_then(|envelope| envelope.sequence).unwrap_or_default();
-    let mut kinds = Kinds::default();
     if let Some(kind) = kinds.find(&framed)
         && let Some(event) = kinds.run(kind, &framed).next_if(number)
     {
         assert_eq!(event.id, read.unwrap().id);
     }
+}
+
+/// An event that has nothing special about it.
+fn plain(number: u64) -> Envelope {
+    let source = Source { endpoint: "a".parse().unwrap(), peer: PeerId::from_u64(1) };
+    let payload = Payload::encoded(ContentType::JSON, "1");
+    let mut envelope = Envelope::new(MessageId::new(), "t".parse().unwrap(), source, payload);
+    (envelope.sequence, envelope.time) = (Some(number), Some(UNIX_EPOCH));
+    envelope
+}
+
+/// How frames of events that are like this one begin.
+fn head(envelope: &Envelope, interests: &[u64]) -> Head {
+    let Payload::Encoded { content_type, .. } = envelope.payload.clone() else { panic!() };
+    let (topic, source) = (envelope.topic.clone(), envelope.source.clone());
+    EventFrames::of(&Common::new(topic, envelope.version, source, content_type)).head(interests)
+}
+
+/// Puts an event that has nothing special about it, as it goes the short way.
+fn put(head: &Head, to: &mut Vec<u8>, last: &mut Last, envelope: &Envelope) {
+    let Payload::Encoded { bytes, .. } = &envelope.payload else { panic!() };
+    let since_1970 = envelope.time.unwrap().duration_since(UNIX_EPOCH).unwrap();
+    let event = Event { id: envelope.id, sequence: envelope.sequence.unwrap(), since_1970 };
+    head.put(to, last, event, bytes);
 }
 
 fn name() -> impl Strategy<Value = Name> {
@@ -190,6 +228,15 @@ fn any_frame() -> impl Strategy<Value = Out> {
         control().prop_map(|control| Out::control(&control)),
         (proptest::collection::vec(id, 0..5), encoded())
             .prop_map(|(ids, encoded)| Out::event(&ids, &encoded)),
+        (proptest::collection::vec(id, 0..5), envelope(), any::<u64>()).prop_map(
+            |(ids, mut envelope, sequence)| {
+                envelope.sequence = Some(sequence);
+                envelope.time.get_or_insert(UNIX_EPOCH);
+                let mut frame = Vec::new();
+                put(&head(&envelope, &ids), &mut frame, &mut Last::default(), &envelope);
+                Out { head: frame.into(), shared: Bytes::new(), payload: Bytes::new() }
+            }
+        ),
         (id, id, any::<u32>(), any::<Option<u64>>(), encoded()).prop_map(
             |(member, tag, attempt, key, encoded)| {
                 Out::deliver(&Work { member, tag, attempt, key }, &encoded)
@@ -233,69 +280,79 @@ proptest! {
         time in (0..1u64 << 38, 0..1_000_000_000u32),
     ) {
         envelope.sequence = Some(sequence);
-        let time = UNIX_EPOCH + Duration::new(time.0, time.1);
-        envelope.time = Some(time);
+        envelope.time = Some(UNIX_EPOCH + Duration::new(time.0, time.1));
         envelope.to = None;
         envelope.headers = Headers::new();
-        let Payload::Encoded { content_type, bytes } = envelope.payload.clone() else { panic!() };
-        let source = envelope.source.clone();
-        let common = Common::new(envelope.topic.clone(), envelope.version, source, content_type);
         let mut frame = Vec::new();
-        let since_1970 = time.duration_since(UNIX_EPOCH).unwrap();
-        let event = Event { id: envelope.id, sequence, since_1970 };
-        EventFrames::of(&common).head(&ids).put(&mut frame, event, &bytes);
-        assert_eq!(frame, join(&Out::event(&ids, &Encoded::new(&envelope).unwrap())));
+        put(&head(&envelope, &ids), &mut frame, &mut Last::default(), &envelope);
+        let mut expected = join(&Out::event(&ids, &Encoded::new(&envelope).unwrap()));
+        // But for the kind.
+        expected[4] = frame[4];
+        assert_eq!(frame, expected);
     }
 
     #[test]
-    fn a_run_is_what_its_frames_are(
+    fn a_series_is_what_its_frames_are(
         envelopes in proptest::collection::vec(envelope(), 1..4),
-        interests in proptest::collection::vec(0..2u64, 3),
-        lengths in proptest::collection::vec(1..4usize, 3),
-        are_plain in proptest::collection::vec(any::<bool>(), 3),
+        interests in proptest::collection::vec(proptest::collection::vec(0..2u64, 0..3), 3),
+        // Which of them comes next, in which way, and how many numbers are left out before it.
+        order in proptest::collection::vec((0..3usize, 0..8u8, 0..3u64), 1..30),
+        // Which frames are read as runs.
+        as_runs in proptest::collection::vec(any::<bool>(), 60),
         cut in any::<prop::sample::Index>(),
     ) {
-        // Some kinds, and of each a few with numbers that go on; the last one may not be whole.
-        let (mut bytes, mut expected) = (BytesMut::new(), Vec::new());
-        let kinds = envelopes.into_iter().zip(interests).zip(lengths).zip(are_plain);
-        for (((mut envelope, interest), length), is_plain) in kinds {
-            if is_plain {
+        let (mut bytes, mut last, mut expected) = (Vec::new(), Last::default(), Vec::new());
+        let heads: Vec<_> =
+            envelopes.iter().zip(&interests).map(|(one, interests)| head(one, interests)).collect();
+        let mut which = 0;
+        for (number, (other, way, left_out)) in order.into_iter().enumerate() {
+            if way == 7 {
+                which = other % envelopes.len();
+            }
+            let (mut envelope, interests) = (envelopes[which].clone(), &interests[which]);
+            envelope.id = MessageId::new();
+            // Mostly one after another.
+            envelope.sequence = Some(number as u64 + if way == 6 { left_out } else { 0 });
+            if way == 5 {
+                let out = Out::event(interests, &Encoded::new(&envelope).unwrap());
+                bytes.extend_from_slice(&join(&out));
+            } else {
                 (envelope.to, envelope.headers) = (None, Headers::new());
-                envelope.time = Some(UNIX_EPOCH);
+                envelope.time = Some(UNIX_EPOCH + Duration::new(number as u64, 7));
+                put(&heads[which], &mut bytes, &mut last, &envelope);
             }
-            for number in 0..length as u64 {
-                let mut envelope = envelope.clone();
-                envelope.id = MessageId::new();
-                envelope.sequence = Some(number);
-                bytes.put_slice(&join(&Out::event(&[interest], &Encoded::new(&envelope).unwrap())));
-                expected.push((interest, envelope));
-            }
+            expected.push((interests, envelope));
         }
         let whole = bytes.len();
         bytes.truncate(cut.index(whole + 1));
         let is_whole = bytes.len() == whole;
-        let (mut kinds, mut decoder) = (Kinds::default(), Decoder::new());
+        let mut decoder = Decoder::new();
         decoder.trust(MAX_PAYLOAD);
-        decoder.buffer = bytes;
+        decoder.buffer = bytes[..].into();
         let mut expected = expected.into_iter();
-        loop {
+        let mut origins = Origins::default();
+        for as_run in as_runs {
             let mut taken = 0;
-            if let Some(kind) = kinds.find(&decoder.buffer) {
-                let mut run = kinds.run(kind, &decoder.buffer);
-                let Alike { interest, common, .. } = run.alike;
+            if as_run && let Some(kind) = decoder.kinds.find(&decoder.buffer) {
+                let mut run = decoder.kinds.run(kind, &decoder.buffer);
+                let Alike { interests, common, .. } = run.alike;
                 let mut number = expected.as_slice().first().unwrap().1.sequence.unwrap();
                 assert!(run.next_if(number + 7).is_none());
                 while let Some(event) = run.next_if(number) {
                     let (to, envelope) = expected.next().unwrap();
                     assert_eq!((event.id, Some(event.time)), (envelope.id, envelope.time));
-                    assert_eq!((*interest, &common.topic), (to, &envelope.topic));
+                    assert_eq!((&interests[..], &common.topic), (&to[..], &envelope.topic));
                     assert_eq!((&common.source, common.version), (&envelope.source, envelope.version));
                     assert!(envelope.to.is_none() && envelope.headers.is_empty());
                     let Payload::Encoded { content_type, bytes } = envelope.payload else { panic!() };
                     assert_eq!((&common.content_type, event.payload), (&content_type, &bytes[..]));
                     number += 1;
                 }
+                let next = run.next;
                 taken = decoder.buffer.len() - run.left();
+                if taken > 0 {
+                    decoder.kinds.went(kind, next);
+                }
             }
             decoder.buffer.advance(taken);
             if taken > 0 {
@@ -304,8 +361,9 @@ proptest! {
             match decoder.next().unwrap() {
                 Some(Frame::Event { interests, envelope }) => {
                     let (to, expected) = expected.next().unwrap();
-                    assert_eq!(interests[..], [to]);
-                    same(&envelope.read(&mut Origins::default()).unwrap(), &expected);
+                    assert_eq!(interests[..], to[..]);
+                    assert_eq!(envelope.len(), Encoded::new(&expected).unwrap().len());
+                    same(&envelope.read(&mut origins).unwrap(), &expected);
                 }
                 Some(other) => panic!("{other:?}"),
                 None => break,
@@ -405,7 +463,7 @@ proptest! {
         while let Ok(Some(_)) = decoder.next() {}
         assert!(decoder.buffer.capacity() <= MAX_HELLO + 4 + 2 * bytes.len());
         // As the body of each kind of frame.
-        for kind in 0..=10 {
+        for kind in 0..=12 {
             let mut body = BytesMut::from(&[kind][..]);
             body.put_slice(&bytes);
             read_all(body.freeze());
@@ -519,13 +577,30 @@ fn hellos_of_others_are_told_apart() {
 
     let mut newer = join(&Out::hello(&me)).split_off(4);
     newer[5] = 2;
-    assert_eq!(
-        decode(newer.freeze(), &mut Origins::default()).unwrap_err(),
-        WireError::Version { found: 2 }
-    );
+    assert_eq!(decode(newer.freeze()).unwrap_err(), WireError::Version { found: 2 });
     let mut other = join(&Out::hello(&me)).split_off(4);
     other[1] = b'X';
-    assert_eq!(decode(other.freeze(), &mut Origins::default()).unwrap_err(), WireError::Magic);
+    assert_eq!(decode(other.freeze()).unwrap_err(), WireError::Magic);
+}
+
+#[test]
+fn what_goes_on_needs_something_before_it() {
+    let (head, mut last, mut first) = (head(&plain(1), &[7, 8]), Last::default(), Vec::new());
+    put(&head, &mut first, &mut last, &plain(u64::MAX - 1));
+    let mut next = Vec::new();
+    put(&head, &mut next, &mut last, &plain(u64::MAX));
+    assert!(next.len() < first.len());
+    let strange = WireError::Unexpected("an event that goes on where nothing went before");
+    assert_eq!(decode(Bytes::copy_from_slice(&next[4..])).unwrap_err(), strange);
+
+    let mut decoder = Decoder::new();
+    [&first, &next, &next].iter().for_each(|frame| decoder.buffer.put_slice(frame));
+    for number in [u64::MAX - 1, u64::MAX] {
+        let Some(Frame::Event { interests, envelope }) = decoder.next().unwrap() else { panic!() };
+        assert_eq!(interests, Interests::Many(vec![7, 8]));
+        assert_eq!(envelope.read(&mut Origins::default()).unwrap().sequence, Some(number));
+    }
+    assert_eq!(decoder.next().unwrap_err(), WireError::Bad("sequence"));
 }
 
 #[test]
