@@ -86,7 +86,7 @@ impl Handful {
         let Some(kind) = kinds.find(buffer) else { return Ok(Ran::No) };
         self.deliver(mesh, link)?;
         let mut run = kinds.run(kind, buffer);
-        let &[interest] = &run.alike.interests[..] else { return Ok(Ran::No) };
+        let interest = run.alike.interest;
         let Some(inbox) = find(&mut self.known, mesh, interest) else { return Ok(Ran::No) };
         let is_full = inbox.push_run(link, &mut run);
         let (taken, left, next) = (run.taken, run.left(), run.next);

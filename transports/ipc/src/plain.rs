@@ -28,7 +28,7 @@ use crate::wire::{Change, Control, Out, WINDOW, WireError, charge, control};
 /// takes.) Whoever asks for little means it, and gets that.
 fn under_way(capacity: usize) -> usize {
     const FEW: usize = 64;
-    capacity.saturating_add(3 * capacity.saturating_sub(FEW))
+    capacity.saturating_add(capacity.saturating_sub(FEW).saturating_mul(3))
 }
 
 /// The queue of one interest. Each link may fill `capacity` places of it.
@@ -36,7 +36,7 @@ pub(crate) struct Inbox {
     id: u64,
     capacity: usize,
     /// So many drained places of one link are given back at once: a credit frame per event would
-    /// cost as much as the event.
+    /// cost as much as the event. But a slow reader's publisher should not wait for long.
     batch: usize,
     sink: Option<SinkHandle>,
     inner: Mutex<Inner>,
@@ -97,8 +97,8 @@ impl Inner {
 
 impl Inbox {
     fn new(interest: &PlainInterest) -> Self {
-        let capacity = interest.capacity.max(1);
-        let (batch, sink) = ((capacity / 4).max(1), interest.sink.clone());
+        let (batch, sink) = ((interest.capacity / 4).max(1), interest.sink.clone());
+        let capacity = under_way(interest.capacity.max(1));
         Self { id: interest.id.0, capacity, batch, sink, inner: Mutex::default() }
     }
 
@@ -377,8 +377,8 @@ impl Mesh {
         self: &Arc<Self>,
         mut interest: PlainInterest,
     ) -> Result<Deliveries, TransportError> {
-        interest.capacity = under_way(interest.capacity.max(1));
         let inbox = Arc::new(Inbox::new(&interest));
+        interest.capacity = inbox.capacity;
         let announced = self.with(|state, _| {
             state.check_here()?;
             if state.own.interests.contains_key(&inbox.id) {

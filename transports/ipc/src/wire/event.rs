@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use busway_transport::{Common, MessageId};
 use bytes::BufMut;
 
+use super::FREE;
 use super::envelope::{self, SEQUENCE, TIME, VERSION};
-use super::frame::{FIRST, NEXT};
+use super::frame::{EVENT, FIRST, NEXT};
 
 /// What such frames have in common.
 #[derive(Debug)]
@@ -20,15 +21,24 @@ pub(crate) struct EventFrames {
 /// How such frames to one peer begin.
 #[derive(Debug)]
 pub(crate) struct Head {
-    /// No other has it.
-    number: u64,
-    /// All of a first frame but its payload, with room for what differs: that is at its end.
+    /// No other has it. Absent where no event goes on with another.
+    number: Option<u64>,
+    /// All of a whole frame but its payload, with room for what differs: that is at its end.
     frame: Vec<u8>,
 }
 
 /// The last event of those that one link was given in this way: which head it had, and its number.
 #[derive(Debug, Default)]
 pub(crate) struct Last(Option<(u64, u64)>);
+
+impl Last {
+    /// Whether an event with that head and number goes on with the last one, whose place it takes.
+    #[inline]
+    fn goes_on(&mut self, head: u64, number: u64) -> bool {
+        let before = self.0.replace((head, number));
+        number.checked_sub(1).is_some_and(|it| before == Some((head, it)))
+    }
+}
 
 /// What differs from event to event.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +54,9 @@ pub(super) const DIFFERS: usize = 16 + 8 + 12;
 pub(super) const GOES_ON: usize = 16 + 12;
 /// How long a frame's length and kind are.
 const LEAD: usize = 4 + 1;
+/// How long at most what the events of a series share is, from behind the kind to what differs: the other
+/// side keeps it.
+pub(super) const BEGINNING: usize = FREE;
 
 impl EventFrames {
     pub(crate) fn of(common: &Common) -> Self {
@@ -63,10 +76,12 @@ impl EventFrames {
     /// For a peer with those interests.
     pub(crate) fn head(&self, interests: &[u64]) -> Head {
         static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        let beginning = 4 + 8 * interests.len() + self.envelope.len();
+        let goes_on = interests.len() == 1 && beginning <= BEGINNING;
+        let number = goes_on.then(|| NUMBERS.fetch_add(1, Ordering::Relaxed));
         let mut frame = Vec::new();
         frame.put_u32_le(0);
-        frame.put_u8(FIRST);
+        frame.put_u8(if goes_on { FIRST } else { EVENT });
         frame.put_u32_le(interests.len() as u32);
         interests.iter().for_each(|interest| frame.put_u64_le(*interest));
         frame.put_slice(&self.envelope);
@@ -93,8 +108,7 @@ impl Head {
         event: Event,
         payload: usize,
     ) {
-        let before = last.0.replace((self.number, event.sequence));
-        if event.sequence.checked_sub(1).is_some_and(|it| before == Some((self.number, it))) {
+        if self.number.is_some_and(|number| last.goes_on(number, event.sequence)) {
             let length = (1 + GOES_ON + payload) as u32;
             let mut frame = [0; LEAD + GOES_ON];
             frame[..4].copy_from_slice(&length.to_le_bytes());

@@ -7,11 +7,11 @@ use busway_transport::{Common, Lying, Run};
 use bytes::{Buf as _, Bytes};
 
 use super::envelope::{Flags, Unread};
-use super::event::{DIFFERS, Event, GOES_ON};
+use super::event::{BEGINNING, DIFFERS, Event, GOES_ON};
 use super::frame::{EVENT, FIRST, Interests, NEXT};
 use super::origins::Origins;
 use super::read::Read;
-use super::{FREE, WireError};
+use super::{FREE, WireError, charge};
 
 /// How many kinds of frames are remembered for one link.
 const REMEMBERED: usize = 16;
@@ -22,8 +22,8 @@ const LENGTH: usize = 4;
 /// What the events of a series share.
 #[derive(Debug)]
 pub(crate) struct Alike {
-    /// The receiver's interests that they are for.
-    pub(crate) interests: Interests,
+    /// The receiver's interest that they are for.
+    pub(crate) interest: u64,
     pub(crate) common: Common,
     /// How a whole frame of it begins, from behind the kind to what differs.
     beginning: Vec<u8>,
@@ -38,15 +38,18 @@ impl Alike {
         let interests = Interests::read(&mut rest)?;
         let before = rest.0.len();
         let flags = Flags(rest.u8("flags")?);
-        if !flags.are_plain() {
+        let (&[interest], true) = (&interests[..], flags.are_plain()) else {
             return Err(WireError::Bad("first event of a series"));
-        }
+        };
         let (topic, source) = Origins::default().read(&mut rest)?;
         let (content_type, version) = flags.read_kind(&mut rest)?;
+        let beginning = &frame[..frame.len() - rest.0.len()];
+        if beginning.len() > BEGINNING {
+            return Err(WireError::Bad("length of what a series shares"));
+        }
         let (common, envelope) =
             (Common::new(topic, version, source, content_type), before - rest.0.len());
-        let beginning = frame[..frame.len() - rest.0.len()].to_vec();
-        Ok(Self { interests, common, beginning, envelope })
+        Ok(Self { interest, common, beginning: beginning.to_vec(), envelope })
     }
 
     /// Whether a whole frame, from behind its kind, is of such a series.
@@ -58,9 +61,16 @@ impl Alike {
     pub(super) fn envelope(&self, payload: usize) -> usize {
         self.envelope + DIFFERS + payload
     }
+
+    /// Whether an event with such a payload takes nothing of the window.
+    #[inline]
+    fn is_free(&self, payload: usize) -> bool {
+        charge(self.envelope(payload)) == 0
+    }
 }
 
-/// The first frame, length and all, if all of it is there and it is a small one.
+/// The first frame, length and all, if all of it is there and it is a small one. (One that goes on stands
+/// for more than it has.)
 #[inline]
 fn first_of(bytes: &[u8]) -> Option<&[u8]> {
     let length = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
@@ -84,8 +94,6 @@ pub(crate) struct Kinds {
 #[derive(Debug)]
 struct Series {
     alike: Arc<Alike>,
-    /// If it is a known one.
-    kind: Option<Kind>,
     /// The number of its next event.
     next: Option<u64>,
 }
@@ -105,18 +113,26 @@ impl Kind {
 }
 
 impl Kinds {
-    /// The kind of the first frame of such bytes, if they begin with a run: for one interest.
+    /// The kind of the first frame of such bytes, if they begin with a run.
     pub(crate) fn find(&mut self, bytes: &[u8]) -> Option<Kind> {
-        let kind = match first_of(bytes)?[LENGTH..].split_first()? {
-            (&NEXT, _) => self.series.as_ref()?.kind,
+        match first_of(bytes)?[LENGTH..].split_first()? {
+            (&NEXT, rest) => {
+                let Series { alike, .. } = self.series.as_ref()?;
+                let payload = rest.len().checked_sub(GOES_ON)?;
+                let is_that = |known: &Arc<Alike>| Arc::ptr_eq(known, alike);
+                self.known.iter().position(is_that).filter(|_| alike.is_free(payload)).map(Kind)
+            }
             (&(FIRST | EVENT), frame) => self.kind_of(frame, || Bytes::copy_from_slice(frame)),
             _ => None,
-        };
-        kind.filter(|kind| self.known[kind.0].interests.len() == 1)
+        }
     }
 
     /// The kind of a whole frame, from behind the byte that says that it is one.
     fn kind_of(&mut self, frame: &[u8], shared: impl FnOnce() -> Bytes) -> Option<Kind> {
+        // For one interest: others are not of any.
+        if !frame.starts_with(&1u32.to_le_bytes()) {
+            return None;
+        }
         let known = self.known.iter().position(|known| known.is_of(frame));
         known.map(Kind).or_else(|| self.learn(shared))
     }
@@ -128,19 +144,13 @@ impl Kinds {
         if is_full && !self.others.is_multiple_of(REMEMBERED) {
             return None;
         }
-        let alike = Alike::of(frame()).ok().filter(|alike| alike.beginning.len() <= FREE)?;
-        let alike = Arc::new(alike);
+        let alike = Arc::new(Alike::of(frame()).ok()?);
         let at = if is_full { self.oldest } else { self.known.len() };
         match self.known.get_mut(at) {
             Some(place) => *place = alike,
             None => self.known.push(alike),
         }
         self.oldest = (at + 1) % REMEMBERED;
-        // A series of the kind that stood here goes on, but is not known any more.
-        let is_there = |series: &&mut Series| series.kind.is_some_and(|kind| kind.0 == at);
-        if let Some(series) = self.series.as_mut().filter(is_there) {
-            series.kind = None;
-        }
         Some(Kind(at))
     }
 
@@ -160,29 +170,28 @@ impl Kinds {
         let alike = &self.known[kind.0];
         match &mut self.series {
             Some(series) if Arc::ptr_eq(&series.alike, alike) => series.next = next,
-            series => *series = Some(Series { alike: alike.clone(), kind: Some(kind), next }),
+            series => *series = Some(Series { alike: alike.clone(), next }),
         }
     }
 
     /// Reads the first event of a series by itself, from behind its frame's kind.
     pub(super) fn first(&mut self, frame: Bytes) -> Result<(Interests, Unread), WireError> {
-        let kind = self.kind_of(&frame, || frame.clone());
-        let alike = match kind {
+        let alike = match self.kind_of(&frame, || frame.clone()) {
             Some(kind) => self.known[kind.0].clone(),
             None => Arc::new(Alike::of(frame.clone())?),
         };
         let mut differs = Read(frame.slice(alike.beginning.len()..));
         differs.array::<16>("id")?;
         let number = differs.u64("sequence")?;
-        let interests = alike.interests.clone();
+        let interests = Interests::One([alike.interest]);
         let envelope = frame.slice(alike.beginning.len() - alike.envelope..);
-        self.series = Some(Series { alike, kind, next: number.checked_add(1) });
+        self.series = Some(Series { alike, next: number.checked_add(1) });
         Ok((interests, Unread::Whole(envelope)))
     }
 
     /// Reads an event by itself that goes on with a series, from behind its frame's kind.
     pub(super) fn next(&mut self, rest: Bytes) -> Result<(Interests, Unread), WireError> {
-        let Some(Series { alike, next, .. }) = &mut self.series else {
+        let Some(Series { alike, next }) = &mut self.series else {
             return Err(WireError::Unexpected("an event that goes on where nothing went before"));
         };
         if rest.remaining() < GOES_ON {
@@ -191,7 +200,7 @@ impl Kinds {
         let number = next.take().ok_or(WireError::Bad("sequence"))?;
         *next = number.checked_add(1);
         let event = Unread::Next { alike: alike.clone(), number, rest };
-        Ok((alike.interests.clone(), event))
+        Ok((Interests::One([alike.interest]), event))
     }
 }
 
@@ -229,6 +238,9 @@ impl Run for Frames<'_> {
                 return None;
             }
             let (differs, payload) = rest.split_first_chunk()?;
+            if !self.alike.is_free(payload.len()) {
+                return None;
+            }
             let (id, time) = Event::read_next(differs)?;
             self.next = Some(after);
             (id, time, payload)

@@ -293,33 +293,46 @@ proptest! {
 
     #[test]
     fn a_series_is_what_its_frames_are(
-        envelopes in proptest::collection::vec(envelope(), 1..4),
-        interests in proptest::collection::vec(proptest::collection::vec(0..2u64, 0..3), 3),
+        envelopes in proptest::collection::vec(envelope(), 1..20),
+        interests in proptest::collection::vec(
+            prop_oneof![4 => Just(vec![7]), 1 => Just(vec![8]), 1 => Just(vec![]), 1 => Just(vec![7, 8])],
+            20,
+        ),
         // Which of them comes next, in which way, and how many numbers are left out before it.
-        order in proptest::collection::vec((0..3usize, 0..8u8, 0..3u64), 1..30),
-        // Which frames are read as runs.
-        as_runs in proptest::collection::vec(any::<bool>(), 60),
+        order in proptest::collection::vec((any::<prop::sample::Index>(), 0..12u8, 0..3u64), 1..60),
+        // Which frames are read as runs, and how many of them at once.
+        as_runs in proptest::collection::vec((any::<bool>(), 1..9usize), 120),
         cut in any::<prop::sample::Index>(),
     ) {
         let (mut bytes, mut last, mut expected) = (Vec::new(), Last::default(), Vec::new());
         let heads: Vec<_> =
             envelopes.iter().zip(&interests).map(|(one, interests)| head(one, interests)).collect();
+        let mut numbers = vec![1; envelopes.len()];
         let mut which = 0;
-        for (number, (other, way, left_out)) in order.into_iter().enumerate() {
-            if way == 7 {
-                which = other % envelopes.len();
+        for (other, way, left_out) in order {
+            let other = other.index(envelopes.len());
+            if way == 11 {
+                which = other;
             }
-            let (mut envelope, interests) = (envelopes[which].clone(), &interests[which]);
+            // Some go the long way, of whatever kind and between those of a series.
+            let is_long = (8..=9).contains(&way);
+            let at = if is_long { other } else { which };
+            let (mut envelope, interests) = (envelopes[at].clone(), &interests[at]);
+            if way == 10 {
+                numbers[at] += left_out;
+            }
             envelope.id = MessageId::new();
-            // Mostly one after another.
-            envelope.sequence = Some(number as u64 + if way == 6 { left_out } else { 0 });
-            if way == 5 {
+            envelope.sequence = Some(numbers[at]);
+            numbers[at] += 1;
+            if way != 9 {
+                (envelope.to, envelope.headers) = (None, Headers::new());
+                envelope.time = Some(UNIX_EPOCH + Duration::new(numbers[at], 7));
+            }
+            if is_long {
                 let out = Out::event(interests, &Encoded::new(&envelope).unwrap());
                 bytes.extend_from_slice(&join(&out));
             } else {
-                (envelope.to, envelope.headers) = (None, Headers::new());
-                envelope.time = Some(UNIX_EPOCH + Duration::new(number as u64, 7));
-                put(&heads[which], &mut bytes, &mut last, &envelope);
+                put(&heads[at], &mut bytes, &mut last, &envelope);
             }
             expected.push((interests, envelope));
         }
@@ -331,17 +344,18 @@ proptest! {
         decoder.buffer = bytes[..].into();
         let mut expected = expected.into_iter();
         let mut origins = Origins::default();
-        for as_run in as_runs {
+        for (as_run, most) in as_runs {
             let mut taken = 0;
             if as_run && let Some(kind) = decoder.kinds.find(&decoder.buffer) {
                 let mut run = decoder.kinds.run(kind, &decoder.buffer);
-                let Alike { interests, common, .. } = run.alike;
+                run.most = most;
+                let Alike { interest, common, .. } = run.alike;
                 let mut number = expected.as_slice().first().unwrap().1.sequence.unwrap();
                 assert!(run.next_if(number + 7).is_none());
                 while let Some(event) = run.next_if(number) {
                     let (to, envelope) = expected.next().unwrap();
                     assert_eq!((event.id, Some(event.time)), (envelope.id, envelope.time));
-                    assert_eq!((&interests[..], &common.topic), (&to[..], &envelope.topic));
+                    assert_eq!((&[*interest][..], &common.topic), (&to[..], &envelope.topic));
                     assert_eq!((&common.source, common.version), (&envelope.source, envelope.version));
                     assert!(envelope.to.is_none() && envelope.headers.is_empty());
                     let Payload::Encoded { content_type, bytes } = envelope.payload else { panic!() };
@@ -350,9 +364,8 @@ proptest! {
                 }
                 let next = run.next;
                 taken = decoder.buffer.len() - run.left();
-                if taken > 0 {
-                    decoder.kinds.went(kind, next);
-                }
+                assert!(run.taken <= most);
+                decoder.kinds.went(kind, next);
             }
             decoder.buffer.advance(taken);
             if taken > 0 {
@@ -583,12 +596,20 @@ fn hellos_of_others_are_told_apart() {
     assert_eq!(decode(other.freeze()).unwrap_err(), WireError::Magic);
 }
 
+/// A series of two events, as frames.
+fn two(of: Envelope, interests: &[u64], numbers: [u64; 2]) -> [Vec<u8>; 2] {
+    let (head, mut last, mut envelope) = (head(&of, interests), Last::default(), of);
+    numbers.map(|number| {
+        let mut frame = Vec::new();
+        envelope.sequence = Some(number);
+        put(&head, &mut frame, &mut last, &envelope);
+        frame
+    })
+}
+
 #[test]
 fn what_goes_on_needs_something_before_it() {
-    let (head, mut last, mut first) = (head(&plain(1), &[7, 8]), Last::default(), Vec::new());
-    put(&head, &mut first, &mut last, &plain(u64::MAX - 1));
-    let mut next = Vec::new();
-    put(&head, &mut next, &mut last, &plain(u64::MAX));
+    let [first, next] = two(plain(1), &[7], [u64::MAX - 1, u64::MAX]);
     assert!(next.len() < first.len());
     let strange = WireError::Unexpected("an event that goes on where nothing went before");
     assert_eq!(decode(Bytes::copy_from_slice(&next[4..])).unwrap_err(), strange);
@@ -597,10 +618,47 @@ fn what_goes_on_needs_something_before_it() {
     [&first, &next, &next].iter().for_each(|frame| decoder.buffer.put_slice(frame));
     for number in [u64::MAX - 1, u64::MAX] {
         let Some(Frame::Event { interests, envelope }) = decoder.next().unwrap() else { panic!() };
-        assert_eq!(interests, Interests::Many(vec![7, 8]));
+        assert_eq!(interests, Interests::One([7]));
         assert_eq!(envelope.read(&mut Origins::default()).unwrap().sequence, Some(number));
     }
     assert_eq!(decoder.next().unwrap_err(), WireError::Bad("sequence"));
+}
+
+#[test]
+fn what_is_shared_by_many_or_is_long_is_said_each_time() {
+    let mut long = plain(1);
+    long.payload = Payload::encoded(ContentType::new("x".repeat(FREE)), "1");
+    for (of, interests) in [(long, vec![7]), (plain(1), vec![7, 8]), (plain(1), vec![])] {
+        let [first, mut second] = two(of, &interests, [1, 2]);
+        assert_eq!(first.len(), second.len());
+        decode(Bytes::copy_from_slice(&first[4..])).unwrap();
+        // Nobody may make others keep it.
+        second[4] = frame::FIRST;
+        assert!(matches!(decode(Bytes::from(second).split_off(4)), Err(WireError::Bad(_))));
+    }
+}
+
+#[test]
+fn what_takes_of_the_window_is_no_part_of_a_run() {
+    let of = plain(1);
+    let Payload::Encoded { content_type, .. } = of.payload.clone() else { panic!() };
+    let common = Common::new(of.topic.clone(), 1, of.source.clone(), content_type.clone());
+    let frames = EventFrames::of(&common);
+    for length in FREE - 200..FREE + 10 {
+        let mut of = of.clone();
+        of.payload = Payload::encoded(content_type.clone(), vec![b'1'; length]);
+        for before in [plain(1), of.clone()] {
+            let (mut kinds, mut read) = (Kinds::default(), 0);
+            let [_, next] = two(of.clone(), &[7], [1, 2]);
+            let bytes = [&two(before, &[7], [1, 2])[0][..], &next].concat();
+            if let Some(kind) = kinds.find(&bytes) {
+                let mut run = kinds.run(kind, &bytes);
+                read = (1..=2).map_while(|number| run.next_if(number).map(|_| ())).count();
+            }
+            assert!(read < 2 || charge(frames.envelope(length)) == 0, "{length}");
+            assert!(read == 2 || length > FREE - 150, "{length}");
+        }
+    }
 }
 
 #[test]

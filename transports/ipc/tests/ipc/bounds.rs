@@ -53,7 +53,12 @@ async fn large_events_are_bounded_by_their_bytes() {
         for _ in 0..17 {
             assert_eq!(next(&mut large).await.len(), MIB);
         }
-        for _ in 0..4000 - 3 * 64 {
+        // A slow reader gives room by quarters of its own capacity.
+        for _ in 0..1000 / 4 {
+            next(&mut small).await;
+        }
+        one.publish("small", "x").await;
+        for _ in 0..4000 - 3 * 64 - 1000 / 4 + 1 {
             next(&mut small).await;
         }
         // All of it comes back, not only events.
