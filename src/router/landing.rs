@@ -12,8 +12,9 @@ use super::topic::{Lane, TopicRing};
 use crate::parcel::{Early, Landing, contain};
 use crate::sync::Locked;
 
-/// How many are taken at once at most.
-const TOGETHER: usize = 128;
+/// How many are taken at once at most. They are read when the thread comes to that: a small event takes
+/// 0.2 µs from here to there, and what takes long ends it early.
+const TOGETHER: usize = 512;
 
 impl Inlet {
     /// See [`Sink::take_run`](busway_transport::Sink::take_run).
