@@ -12,8 +12,8 @@ use super::topic::{Lane, TopicRing};
 use crate::parcel::{Early, Landing, contain};
 use crate::sync::Locked;
 
-/// How many are taken at once at most. They are read when the thread comes to that: a small event takes
-/// 0.2 µs from here to there, and what takes long ends it early.
+/// How many are taken at once at most: half of a ring of the usual length. What takes long to decode ends
+/// it early.
 const TOGETHER: usize = 512;
 
 impl Inlet {

@@ -113,8 +113,9 @@ impl Head {
             let mut frame = [0; LEAD + GOES_ON];
             frame[..4].copy_from_slice(&length.to_le_bytes());
             frame[4] = NEXT;
-            frame[LEAD..][..16].copy_from_slice(event.id.as_bytes());
-            frame[LEAD + 16..].copy_from_slice(&envelope::time_bytes(event.since_1970));
+            if let Some(differs) = frame.last_chunk_mut::<GOES_ON>() {
+                event.put_next(differs);
+            }
             to.extend_from_slice(&frame);
             return;
         }
@@ -135,6 +136,13 @@ impl Event {
         to[..16].copy_from_slice(self.id.as_bytes());
         to[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         to[24..].copy_from_slice(&envelope::time_bytes(self.since_1970));
+    }
+
+    /// Where its number goes on.
+    #[inline]
+    fn put_next(self, to: &mut [u8; GOES_ON]) {
+        to[..16].copy_from_slice(self.id.as_bytes());
+        to[16..].copy_from_slice(&envelope::time_bytes(self.since_1970));
     }
 
     /// Its id and time, if that is its number.

@@ -62,7 +62,7 @@ pub(crate) enum Frame {
 }
 
 /// Interests that an event is for: nearly always one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Interests {
     One([u64; 1]),
     Many(Vec<u64>),
@@ -314,13 +314,11 @@ pub(super) fn decode(
             let interests = Interests::read(&mut from)?;
             Frame::Event { interests, envelope: Unread::Whole(from.rest()) }
         }
-        FIRST => {
-            let (interests, envelope) = kinds.first(from.rest())?;
-            Frame::Event { interests, envelope }
-        }
-        NEXT => {
-            let (interests, envelope) = kinds.next(from.rest())?;
-            Frame::Event { interests, envelope }
+        FIRST | NEXT => {
+            let rest = from.rest();
+            let (interest, envelope) =
+                if kind == FIRST { kinds.first(rest)? } else { kinds.next(rest)? };
+            Frame::Event { interests: Interests::One([interest]), envelope }
         }
         DELIVER => {
             let (member, tag) = (from.u64("member")?, from.u64("tag")?);

@@ -99,7 +99,7 @@ struct Series {
 }
 
 /// Which of the known kinds it is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Kind(usize);
 
 impl Kind {
@@ -175,7 +175,7 @@ impl Kinds {
     }
 
     /// Reads the first event of a series by itself, from behind its frame's kind.
-    pub(super) fn first(&mut self, frame: Bytes) -> Result<(Interests, Unread), WireError> {
+    pub(super) fn first(&mut self, frame: Bytes) -> Result<(u64, Unread), WireError> {
         let alike = match self.kind_of(&frame, || frame.clone()) {
             Some(kind) => self.known[kind.0].clone(),
             None => Arc::new(Alike::of(frame.clone())?),
@@ -183,14 +183,14 @@ impl Kinds {
         let mut differs = Read(frame.slice(alike.beginning.len()..));
         differs.array::<16>("id")?;
         let number = differs.u64("sequence")?;
-        let interests = Interests::One([alike.interest]);
+        let interest = alike.interest;
         let envelope = frame.slice(alike.beginning.len() - alike.envelope..);
         self.series = Some(Series { alike, next: number.checked_add(1) });
-        Ok((interests, Unread::Whole(envelope)))
+        Ok((interest, Unread::Whole(envelope)))
     }
 
     /// Reads an event by itself that goes on with a series, from behind its frame's kind.
-    pub(super) fn next(&mut self, rest: Bytes) -> Result<(Interests, Unread), WireError> {
+    pub(super) fn next(&mut self, rest: Bytes) -> Result<(u64, Unread), WireError> {
         let Some(Series { alike, next }) = &mut self.series else {
             return Err(WireError::Unexpected("an event that goes on where nothing went before"));
         };
@@ -200,7 +200,7 @@ impl Kinds {
         let number = next.take().ok_or(WireError::Bad("sequence"))?;
         *next = number.checked_add(1);
         let event = Unread::Next { alike: alike.clone(), number, rest };
-        Ok((Interests::One([alike.interest]), event))
+        Ok((alike.interest, event))
     }
 }
 
@@ -233,28 +233,25 @@ impl Run for Frames<'_> {
         let frame = first_of(self.bytes)?;
         let after = sequence.checked_add(1)?;
         let (kind, rest) = frame.get(LENGTH..)?.split_first()?;
-        let (id, time, payload) = if *kind == NEXT {
-            if self.next != Some(sequence) {
-                return None;
+        let ((id, time), payload) = match *kind {
+            NEXT if self.next == Some(sequence) => {
+                let (differs, payload) = rest.split_first_chunk()?;
+                if !self.alike.is_free(payload.len()) {
+                    return None;
+                }
+                (Event::read_next(differs)?, payload)
             }
-            let (differs, payload) = rest.split_first_chunk()?;
-            if !self.alike.is_free(payload.len()) {
-                return None;
+            FIRST | EVENT => {
+                let rest = rest.strip_prefix(&self.alike.beginning[..])?;
+                let (differs, payload) = rest.split_first_chunk()?;
+                (Event::read_if(sequence, differs)?, payload)
             }
-            let (id, time) = Event::read_next(differs)?;
-            self.next = Some(after);
-            (id, time, payload)
-        } else if matches!(*kind, FIRST | EVENT) {
-            let rest = rest.strip_prefix(&self.alike.beginning[..])?;
-            let (differs, payload) = rest.split_first_chunk()?;
-            let (id, time) = Event::read_if(sequence, differs)?;
-            if *kind == FIRST {
-                self.next = Some(after);
-            }
-            (id, time, payload)
-        } else {
-            return None;
+            _ => return None,
         };
+        // What goes the long way is no part of a series.
+        if *kind != EVENT {
+            self.next = Some(after);
+        }
         self.bytes = &self.bytes[frame.len()..];
         self.taken += 1;
         Some(Lying::new(id, time, payload))
