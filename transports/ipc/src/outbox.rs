@@ -15,7 +15,7 @@ const JOINED: usize = 128 << 10;
 pub(crate) const LARGE: usize = 256 << 10;
 /// From so many bytes on publishers wait: more in line makes nothing faster, and leaves the
 /// processor's caches.
-const CONGESTED: usize = 512 << 10;
+const CONGESTED: usize = 1 << 20;
 /// How much memory is kept for what comes.
 const SPARE: usize = CONGESTED / JOINED;
 
