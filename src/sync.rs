@@ -9,6 +9,7 @@ pub(crate) trait Locked<T> {
 }
 
 impl<T> Locked<T> for Mutex<T> {
+    #[inline]
     fn locked(&self) -> MutexGuard<'_, T> {
         self.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use busway_transport::{Common, Express, Plain, Route};
 use bytes::Bytes;
 
-use crate::credit::Credit;
 use crate::mesh::{Mesh, State};
 use crate::outbox::LARGE;
 use crate::postman::Postman;
@@ -94,12 +93,12 @@ impl Express for IpcExpress {
         let Plain { id, since_1970, payload, .. } = event;
         let send = |state: &State, way: &Way| {
             let Way { plan, heads } = way;
-            if state.somebody_waits(&self.route) || !plan.credits().all(Credit::has_room) {
+            if state.somebody_waits(&self.route) || !plan.has_room() {
                 return None;
             }
             let charge = charge(self.frames.envelope(payload.len()));
             let mut take = || {
-                plan.credits().for_each(|credit| {
+                plan.each_credit(|credit| {
                     credit.take();
                     credit.charge(charge);
                 });

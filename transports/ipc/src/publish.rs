@@ -55,7 +55,7 @@ impl Permit for IpcPermit {
             };
             let mut parties = Vec::new();
             let taken = charge(encoded.len());
-            self.plan.credits().for_each(|credit| credit.charge(taken));
+            self.plan.each_credit(|credit| credit.charge(taken));
             if state.plans.generation == self.generation {
                 let interests = self.plan.targets.iter().map(|target| &target.interests);
                 let (postman, bytes) = (&self.mesh.postman, encoded.payload.len());
@@ -126,7 +126,7 @@ impl IpcPermit {
     }
 
     fn give_back(&self, state: &mut State) {
-        self.plan.credits().for_each(Credit::give_back);
+        self.plan.each_credit(Credit::give_back);
         state.wake_waiting();
     }
 }
@@ -188,7 +188,7 @@ impl Mesh {
                 .engine
                 .try_reserve(route)
                 .map_err(|by| TransportError::Full { by: Some(by) })?;
-            plan.credits().for_each(Credit::take);
+            plan.each_credit(Credit::take);
             Ok(IpcPermit {
                 mesh: self.clone(),
                 plan,

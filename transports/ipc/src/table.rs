@@ -202,10 +202,19 @@ impl Plans {
 }
 
 impl Plan {
-    /// Of all the interests that an event is for.
+    /// With each of the interests that an event is for. (By itself: all of them in one iterator take
+    /// longer than the credit of the only one.)
     #[inline]
-    pub(crate) fn credits(&self) -> impl Iterator<Item = &Credit> {
-        self.targets.iter().flat_map(|target| target.credits.iter().map(|credit| &**credit))
+    pub(crate) fn each_credit(&self, act: impl Fn(&Credit)) {
+        for target in &self.targets {
+            target.credits.iter().for_each(|credit| act(credit));
+        }
+    }
+
+    /// Whether all of them have room for an event.
+    #[inline]
+    pub(crate) fn has_room(&self) -> bool {
+        self.targets.iter().all(|target| target.credits.iter().all(|credit| credit.has_room()))
     }
 
     fn new(route: &Route, peers: &BTreeMap<PeerId, Remote>) -> Self {
