@@ -19,6 +19,7 @@ mod running;
 pub mod subscribe;
 mod sync;
 mod transports;
+pub mod zero_copy;
 
 pub use bus::{Builder, Bus};
 pub use codec::{Codec, CodecError};

@@ -16,6 +16,7 @@ use super::{Meta, Origin, Parcel, Shared, Typed};
 use crate::codec::{Codec, CodecError};
 use crate::event::Event;
 use crate::subscribe::panic_text;
+use crate::zero_copy;
 
 /// An event that came from outside, still in its bytes.
 pub(crate) struct Inbound {
@@ -168,8 +169,9 @@ impl Watch {
 }
 
 /// Decodes a payload.
-pub(super) fn decode<E: Event>(content_type: &ContentType, bytes: &[u8]) -> Result<E, String> {
+pub(super) fn decode<E: Event>(content_type: &ContentType, bytes: &Bytes) -> Result<E, String> {
     let codec = Codec::for_receipt(content_type, &E::SCHEMA).map_err(|error| error.to_string())?;
+    let _lent = zero_copy::lend(bytes.clone());
     decode_by(codec, bytes)
 }
 

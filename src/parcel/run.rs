@@ -17,6 +17,7 @@ use crate::codec::Codec;
 use crate::event::Event;
 use crate::router::topic::TopicRing;
 use crate::subscribe::panic_text;
+use crate::zero_copy;
 
 /// Events that are to go onto a ring.
 pub(crate) struct Landing<'a> {
@@ -68,6 +69,7 @@ pub(super) fn land<E: Event>(landing: Landing<'_>) -> Landed {
     let most = most.min(KEPT / size_of::<Fresh<E>>()).max(1);
     places.reserve(most.saturating_sub(places.len()));
     let (mut count, mut unreadable) = (0, None);
+    let lent = run.memory().map(zero_copy::lend);
     while count < most && unreadable.is_none() {
         let Some(event) = run.next_if(after + landed.taken + 1) else { break };
         landed.taken += 1;
@@ -89,6 +91,7 @@ pub(super) fn land<E: Event>(landing: Landing<'_>) -> Landed {
             break;
         }
     }
+    drop(lent);
     let fresh = &mut places[..count];
     let origin = known_origin(&common.topic, common.version, &common.source);
     let meta = |given| Meta { given: Some(given), ..Meta::new(origin.clone()) };

@@ -107,7 +107,7 @@ where
         _ => return Err("a kind of payload this version does not know".into()),
     };
     let codec = Codec::for_receipt(&content_type, schema).map_err(|error| error.to_string())?;
-    codec.decode(&bytes).map_err(|error| error.to_string())
+    codec.decode_lent(&bytes).map_err(|error| error.to_string())
 }
 
 /// Answers what the transport asks, each request in a task of its own.

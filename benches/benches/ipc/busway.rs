@@ -13,14 +13,56 @@ use crate::oneway::{self, CAPACITY, Shape, number_of, subscribe};
 use crate::process::{self, Part};
 
 pub(crate) const STREAM: &str = "busway-stream";
+pub(crate) const COPIES: &str = "busway-copies";
 pub(crate) const ECHO: &str = "busway-echo";
 pub(crate) const ANSWER: &str = "busway-answer";
 
-/// What travels, as everybody else's payload does.
+/// What travels, as everybody else's payload does: it is read where it arrived.
 #[derive(Event, Serialize, Deserialize)]
 #[event("bench.item")]
-struct Item {
+pub(crate) struct Item {
+    #[serde(with = "busway::zero_copy")]
     payload: Bytes,
+}
+
+/// The same, but that it is read as serde does it, which copies.
+#[derive(Event, Serialize, Deserialize)]
+#[event("bench.copied")]
+pub(crate) struct Copied {
+    payload: Bytes,
+}
+
+/// An event that carries a payload.
+pub(crate) trait Carrier: Event {
+    /// The part of those who subscribe.
+    const SUBSCRIBER: &'static str;
+
+    fn with(payload: Bytes) -> Self;
+    fn payload(&self) -> &Bytes;
+}
+
+impl Carrier for Item {
+    const SUBSCRIBER: &'static str = STREAM;
+
+    fn with(payload: Bytes) -> Self {
+        Self { payload }
+    }
+
+    fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+}
+
+impl Carrier for Copied {
+    const SUBSCRIBER: &'static str = COPIES;
+
+    fn with(payload: Bytes) -> Self {
+        Self { payload }
+    }
+
+    fn payload(&self) -> &Bytes {
+        &self.payload
+    }
 }
 
 /// The same, on its way back.
@@ -50,13 +92,13 @@ pub(crate) async fn subscribe_idly(endpoint: &Endpoint) -> impl Sized + use<> {
     endpoint.stream::<Item>().await.expect("subscribed")
 }
 
-pub(crate) struct Publisher {
-    publisher: busway::Publisher<Item>,
+pub(crate) struct Publisher<E> {
+    publisher: busway::Publisher<E>,
     bus: Bus,
 }
 
-impl oneway::Publisher for Publisher {
-    const SUBSCRIBER: &'static str = STREAM;
+impl<E: Carrier> oneway::Publisher for Publisher<E> {
+    const SUBSCRIBER: &'static str = E::SUBSCRIBER;
 
     async fn open(folder: &Path, _: Shape) -> Self {
         let (bus, endpoint) = open(folder).await;
@@ -68,28 +110,28 @@ impl oneway::Publisher for Publisher {
     }
 
     async fn publish(&mut self, payload: Bytes) {
-        self.publisher.publish(Item { payload }).await.expect("published");
+        self.publisher.publish(E::with(payload)).await.expect("published");
     }
 }
 
-struct Stream {
-    events: EventStream<Item>,
+struct Stream<E: Event> {
+    events: EventStream<E>,
     _bus: Bus,
 }
 
-impl oneway::Subscriber for Stream {
+impl<E: Carrier> oneway::Subscriber for Stream<E> {
     async fn open(folder: &Path) -> Self {
         let (bus, endpoint) = open(folder).await;
-        Self { events: endpoint.stream::<Item>().await.expect("subscribed"), _bus: bus }
+        Self { events: endpoint.stream::<E>().await.expect("subscribed"), _bus: bus }
     }
 
     async fn next(&mut self) -> u64 {
-        number_of(&self.events.next().await.expect("open").expect("no gap").payload)
+        number_of(self.events.next().await.expect("open").expect("no gap").payload())
     }
 }
 
-pub(crate) fn stream(part: Part) {
-    subscribe::<Stream>(part);
+pub(crate) fn stream<E: Carrier>(part: Part) {
+    subscribe::<Stream<E>>(part);
 }
 
 /// One event there, and one back.

@@ -53,11 +53,16 @@ fn oneway(shape: Shape) -> Case {
     };
     let case = Case::new(name)
         .about(format!("deliveries/s of {size} bytes, subscribing processes: {to}"))
-        .add(US, publish::<busway::Publisher>(shape))
+        .add(US, publish::<busway::Publisher<busway::Item>>(shape))
         .add("unbatched-tokio", publish::<socket::Publisher>(shape));
-    match to {
+    let case = match to {
         1 => case.add("zeromq", publish::<zeromq::Push>(shape)),
         _ => case.add("zeromq", publish::<zeromq::Publisher>(shape)),
+    };
+    match size {
+        // So short ones are copied in any case.
+        64 => case,
+        _ => case.add("busway-copying", publish::<busway::Publisher<busway::Copied>>(shape)),
     }
 }
 

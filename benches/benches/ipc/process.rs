@@ -28,8 +28,9 @@ pub(crate) struct Part {
 type Play = fn(Part);
 
 /// Every part there is.
-const PARTS: [(&str, Play); 8] = [
-    (busway::STREAM, busway::stream),
+const PARTS: [(&str, Play); 9] = [
+    (busway::STREAM, busway::stream::<busway::Item>),
+    (busway::COPIES, busway::stream::<busway::Copied>),
     (busway::ECHO, busway::echo),
     (busway::ANSWER, busway::answer),
     (socket::STREAM, socket::stream),

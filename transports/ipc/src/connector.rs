@@ -202,7 +202,7 @@ async fn dial(mesh: &Arc<Mesh>, folder: &Folder, peer: PeerId) -> Result<(), Hel
                 Some(attach(mesh, state, peer, them.pid))
             });
             let Some(link) = link else { return Ok(()) };
-            traffic::start(mesh, &link, stream, decoder);
+            traffic::start(mesh, &link, stream, *decoder);
             Some(link)
         }
     };

@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Weak};
 
-use bytes::Buf as _;
-
 use crate::link::Link;
 use crate::mesh::Mesh;
 use crate::plain::Inbox;
@@ -77,23 +75,25 @@ impl Handful {
         &mut self,
         mesh: &Mesh,
         link: &Arc<Link>,
-        Decoder { buffer, kinds, .. }: &mut Decoder,
+        decoder: &mut Decoder,
     ) -> Result<Ran, WireError> {
         if self.singly > 0 {
             self.singly -= 1;
             return Ok(Ran::No);
         }
-        let Some(kind) = kinds.find(buffer) else { return Ok(Ran::No) };
+        // What cannot be read is told when it is its turn.
+        let Ok(whole) = decoder.whole().cloned() else { return Ok(Ran::No) };
+        let Some(kind) = decoder.kinds.find(&whole) else { return Ok(Ran::No) };
         self.deliver(mesh, link)?;
-        let mut run = kinds.run(kind, buffer);
+        let mut run = decoder.kinds.run(kind, &whole, decoder.lends().then_some(&whole));
         let interest = run.alike.interest;
         let Some(inbox) = find(&mut self.known, mesh, interest) else { return Ok(Ran::No) };
         let is_full = inbox.push_run(link, &mut run);
         let (taken, left, next) = (run.taken, run.left(), run.next);
-        buffer.advance(buffer.len() - left);
+        decoder.pass(left);
         Ok(match taken {
             1.. => {
-                kinds.went(kind, next);
+                decoder.kinds.went(kind, next);
                 Ran::On(kind, taken)
             }
             0 => {
@@ -187,5 +187,16 @@ mod tests {
         // What comes behind that goes nowhere.
         handful.add(&mesh, &link, &interests, envelope).unwrap();
         handful.deliver(&mesh, &link).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_not_told_before_its_turn() {
+        let (mesh, mut decoder) = (Mesh::alone(), Decoder::new());
+        let link = Arc::new(Link::new(PeerId::from_u64(2), 1, Arc::default()));
+        decoder.buffer.put_u32_le(u32::MAX);
+        // Events may be in hand.
+        let ran = Handful::default().run(&mesh, &link, &mut decoder);
+        assert!(matches!(ran, Ok(Ran::No)));
+        assert!(matches!(decoder.next(), Err(WireError::TooLong { .. })));
     }
 }

@@ -36,7 +36,7 @@ pub(crate) enum HelloError {
 /// How the dialling side was received.
 pub(crate) enum Reception {
     /// Well.
-    Linked(Introduction, Decoder),
+    Linked(Introduction, Box<Decoder>),
     /// There is another link between the two, or will be.
     Duplicate,
 }
@@ -80,7 +80,7 @@ pub(crate) async fn introduce(
                 return Err(HelloError::Swapped);
             }
             decoder.trust(limit(&them)?);
-            Ok(Reception::Linked(them, decoder))
+            Ok(Reception::Linked(them, Box::new(decoder)))
         }
         Welcome::Duplicate => Ok(Reception::Duplicate),
         Welcome::Closing => Err(HelloError::Silent),
@@ -140,7 +140,7 @@ async fn receive(mut stream: &Stream, decoder: &mut Decoder) -> Result<Frame, He
         if let Some(frame) = decoder.next()? {
             return Ok(frame);
         }
-        if stream.read_buf(&mut decoder.buffer).await? == 0 {
+        if stream.read_buf(decoder.room()).await? == 0 {
             return Err(if decoder.buffer.is_empty() {
                 HelloError::Silent
             } else {

@@ -264,9 +264,9 @@ impl Link {
         lock(&self.lanes).overrun
     }
 
-    /// Something came in.
-    pub(crate) fn hear(&self) {
-        self.heard.store(true, Ordering::Relaxed);
+    /// Something came in. Says whether it is the first since the last beat.
+    pub(crate) fn hear(&self) -> bool {
+        !self.heard.load(Ordering::Relaxed) && !self.heard.swap(true, Ordering::Relaxed)
     }
 
     /// Whether anything came in since the last call.

@@ -17,8 +17,6 @@ use crate::mesh::Mesh;
 use crate::patience::Patience;
 use crate::wire::{Decoder, WireError};
 
-/// How much is read at once.
-const READ: usize = 128 << 10;
 /// How much the system is asked to take at once. What it takes unless asked is three events of
 /// 64 KiB, and both processes then wait for each other at every one.
 #[cfg(unix)]
@@ -108,12 +106,12 @@ impl Intake {
             if self.decoder.buffer.len() < before {
                 link.reads_on();
             }
-            let buffer = &mut self.decoder.buffer;
-            if buffer.capacity() - buffer.len() < READ / 4 {
-                buffer.reserve(READ);
-            }
-            match stream.read_buf(buffer).await {
-                Ok(1..) => link.hear(),
+            match stream.read_buf(self.decoder.room()).await {
+                Ok(1..) => {
+                    if link.hear() {
+                        self.decoder.air();
+                    }
+                }
                 Ok(0) => return mesh.link_ended(link, "it hung up"),
                 Err(error) => return mesh.link_ended(link, &format!("reading failed: {error}")),
             }

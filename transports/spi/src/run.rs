@@ -3,6 +3,8 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use crate::MessageId;
 
 /// One event of a [`Run`].
@@ -31,4 +33,10 @@ pub trait Run {
     /// Takes the next one, if that has this sequence number. Else, or with none left, there is
     /// nothing, and it stays.
     fn next_if(&mut self, sequence: u64) -> Option<Lying<'_>>;
+
+    /// The memory that the payloads lie in, for events that keep parts of it instead of copies. Nothing
+    /// is written there any more.
+    fn memory(&self) -> Option<Bytes> {
+        None
+    }
 }

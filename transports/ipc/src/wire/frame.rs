@@ -5,6 +5,7 @@ use busway_transport::{
 };
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::buffers::Buffers;
 use super::control::{self, Control, Introduction, Welcome, WireKey, shorten};
 use super::envelope::{self, Encoded, Unread};
 use super::origins::Origins;
@@ -22,6 +23,10 @@ const REPLY: u8 = 7;
 const DEAD_LETTER: u8 = 8;
 pub(super) const FIRST: u8 = 9;
 pub(super) const NEXT: u8 = 10;
+
+/// Frames up to this size are copied out of memory that is not lent. (Of larger ones it does not hold so
+/// many that it matters.)
+const COPIED: usize = 16 << 10;
 
 const RESPONSE: u8 = 0;
 const REFUSED: u8 = 1;
@@ -261,8 +266,13 @@ impl Out {
 /// Cuts a stream of bytes into frames.
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    /// What was read and is no whole frame yet. Read into it.
+    /// What was read and is not known to be whole frames. Read into its [`room`](Self::room).
     pub(crate) buffer: BytesMut,
+    pub(super) buffers: Buffers,
+    /// Whole frames, one behind another. Nothing is written there any more.
+    whole: Bytes,
+    /// What the frame behind them lacks, as far as that is known.
+    missing: usize,
     limit: usize,
     origins: Origins,
     pub(crate) kinds: Kinds,
@@ -271,8 +281,15 @@ pub(crate) struct Decoder {
 impl Decoder {
     /// A decoder for a link whose hello is still to come.
     pub(crate) fn new() -> Self {
-        let (origins, kinds) = (Origins::default(), Kinds::default());
-        Self { buffer: BytesMut::new(), limit: MAX_HELLO, origins, kinds }
+        Self {
+            buffer: BytesMut::new(),
+            buffers: Buffers::default(),
+            whole: Bytes::new(),
+            missing: 0,
+            limit: MAX_HELLO,
+            origins: Origins::default(),
+            kinds: Kinds::default(),
+        }
     }
 
     /// The hello is done: frames may have their full size, by the payload limit of the peer. (Its
@@ -281,20 +298,67 @@ impl Decoder {
         self.limit = max_frame(limit.max(MAX_PAYLOAD));
     }
 
+    /// The buffer, with room to read into.
+    pub(crate) fn room(&mut self) -> &mut BytesMut {
+        self.buffers.make_room(&mut self.buffer, self.missing, self.limit);
+        &mut self.buffer
+    }
+
+    /// To be called at times when little comes in: lets go of memory that was needed for more.
+    pub(crate) fn air(&mut self) {
+        self.buffers.air();
+    }
+
     /// The next whole frame, if it is there.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, WireError> {
-        let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
-        let length = u32::from_le_bytes(*length) as usize;
-        if length > self.limit {
-            return Err(WireError::TooLong { length, limit: self.limit });
+        let Some(length) = self.whole()?.first_chunk::<4>() else { return Ok(None) };
+        let end = 4 + u32::from_le_bytes(*length) as usize;
+        let mut frame = self.whole.split_to(end);
+        frame.advance(4);
+        if !self.buffers.lends && frame.len() <= COPIED {
+            frame = Bytes::copy_from_slice(&frame);
         }
-        if self.buffer.len() - 4 < length {
-            self.buffer.reserve(length + 4 - self.buffer.len());
-            return Ok(None);
-        }
-        self.buffer.advance(4);
-        let frame = self.buffer.split_to(length).freeze();
         decode(frame, &mut self.origins, &mut self.kinds).map(Some)
+    }
+
+    /// The whole frames that are there.
+    ///
+    /// # Errors
+    /// The next one is too long. (What comes before that is good.)
+    pub(crate) fn whole(&mut self) -> Result<&Bytes, WireError> {
+        if !self.whole.is_empty() {
+            return Ok(&self.whole);
+        }
+        let mut end = 0;
+        self.missing = 0;
+        while let Some(length) = self.buffer[end..].first_chunk::<4>() {
+            let length = u32::from_le_bytes(*length) as usize;
+            if length > self.limit {
+                if end > 0 {
+                    break;
+                }
+                return Err(WireError::TooLong { length, limit: self.limit });
+            }
+            let next = end + 4 + length;
+            if next > self.buffer.len() {
+                self.missing = next - self.buffer.len();
+                break;
+            }
+            end = next;
+        }
+        self.whole = self.buffer.split_to(end).freeze();
+        Ok(&self.whole)
+    }
+
+    /// Whether events may keep parts of the whole frames.
+    pub(crate) fn lends(&self) -> bool {
+        self.buffers.lends
+    }
+
+    /// Passes over the whole frames, but for the last ones that take so many bytes.
+    pub(crate) fn pass(&mut self, left: usize) {
+        // All of it would be kept by `advance`.
+        drop(self.whole.split_to(self.whole.len() - left));
     }
 }
 

@@ -154,12 +154,18 @@ impl Kinds {
         Some(Kind(at))
     }
 
-    /// The run of that kind that such bytes begin with. How far it [went](Self::went) has to be said.
-    pub(crate) fn run<'a>(&'a self, kind: Kind, bytes: &'a [u8]) -> Frames<'a> {
+    /// The run of that kind that such bytes begin with; they may lie in what is lent. How far it
+    /// [went](Self::went) has to be said.
+    pub(crate) fn run<'a>(
+        &'a self,
+        kind: Kind,
+        bytes: &'a [u8],
+        lent: Option<&'a Bytes>,
+    ) -> Frames<'a> {
         let alike = &self.known[kind.0];
         let series = self.series.as_ref().filter(|series| Arc::ptr_eq(&series.alike, alike));
         let next = series.and_then(|series| series.next);
-        Frames { alike, bytes, next, taken: 0, most: usize::MAX }
+        Frames { alike, bytes, lent, next, taken: 0, most: usize::MAX }
     }
 
     /// What a run of that kind said is [next](Frames::next), when all was taken of it that is.
@@ -209,6 +215,8 @@ pub(crate) struct Frames<'a> {
     pub(crate) alike: &'a Alike,
     /// The frames that are left, and whatever is behind them.
     bytes: &'a [u8],
+    /// What they lie in, if parts of it may be kept.
+    lent: Option<&'a Bytes>,
     /// The number of the event that goes on with the series, if it is of this kind.
     pub(crate) next: Option<u64>,
     /// How many were taken.
@@ -255,5 +263,9 @@ impl Run for Frames<'_> {
         self.bytes = &self.bytes[frame.len()..];
         self.taken += 1;
         Some(Lying::new(id, time, payload))
+    }
+
+    fn memory(&self) -> Option<Bytes> {
+        self.lent.cloned()
     }
 }

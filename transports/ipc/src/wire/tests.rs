@@ -50,7 +50,7 @@ fn read_all(bytes: Bytes) {
     let (mut before, mut kinds, mut others) = (Vec::new(), Kinds::default(), Kinds::default());
     put(&head(&plain(1), &[1]), &mut before, &mut Last::default(), &plain(1));
     let kind = kinds.find(&before).unwrap();
-    let mut run = kinds.run(kind, &before);
+    let mut run = kinds.run(kind, &before, None);
     assert!(run.next_if(1).is_some());
     let next = run.next;
     kinds.went(kind, next);
@@ -63,7 +63,7 @@ fn read_all(bytes: Bytes) {
     };
     let number = read.as_ref().and_then(|envelope| envelope.sequence).unwrap_or_default();
     if let Some(kind) = kinds.find(&framed)
-        && let Some(event) = kinds.run(kind, &framed).next_if(number)
+        && let Some(event) = kinds.run(kind, &framed, None).next_if(number)
     {
         assert_eq!(event.id, read.unwrap().id);
     }

@@ -8,6 +8,7 @@ mod child;
 #[cfg(unix)]
 mod folder;
 mod groups;
+mod keeps;
 mod mesh;
 #[cfg(unix)]
 mod mob;
