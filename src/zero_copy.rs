@@ -18,9 +18,10 @@
 //! what it takes to receive an event. (In one process nothing is copied either way: there an event is handed
 //! over as it is.) What is written is the same with and without this, so that one side may have it alone.
 //!
-//! * **What it keeps.** Whoever keeps such a field keeps the memory around it: over local sockets up to
-//!   160 KiB, and of each link no more than seven times that; what comes then is copied, unless its event
-//!   takes over 16 KiB. On RabbitMQ it keeps its own message. To keep few bytes for long, copy them: `Bytes::copy_from_slice(&frame.pixels)`.
+//! * **What it keeps.** Whoever keeps such a field keeps the memory around it. Over local sockets these are
+//!   160 KiB, or ten times what its event takes if that is over 16 KiB; of each link smaller events keep no more
+//!   than seven times 160 KiB, and what comes then is copied. On RabbitMQ it keeps its own message. To keep
+//!   few bytes for long, copy them: `Bytes::copy_from_slice(&frame.pixels)`.
 //! * **What it copies all the same**: byte strings under 256 bytes; and those that do not lie in what arrived
 //!   as they are, which JSON's and bincode's do not.
 
@@ -51,7 +52,8 @@ pub(crate) fn lend(memory: Bytes) -> Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        LENT.set(std::mem::take(&mut self.before));
+        // (`set` would drop what was there while it is borrowed.)
+        drop(LENT.replace(std::mem::take(&mut self.before)));
     }
 }
 

@@ -23,7 +23,7 @@
 //! and a window of bytes per plain interest, and gives both back as its bus takes the events; a publisher's permit holds one credit of every interest it
 //! is for. So the data lane of a link holds at most the sum of the peer's credits, its members'
 //! concurrency and 1024 requests per responder, and a reader never has to wait: what it reads has its
-//! place already. A data lane that holds 512 KiB lets publishers and callers wait: more makes nothing faster. The control lane is
+//! place already. A data lane that holds 1 MiB lets publishers and callers wait: more makes nothing faster. The control lane is
 //! bounded by what is unacknowledged; a peer that lets it grow is cut off.
 
 #![forbid(unsafe_code)]

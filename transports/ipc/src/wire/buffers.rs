@@ -30,10 +30,15 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// Makes room behind what is in the buffer, for at least what is known to be missing there.
-    /// Nothing is larger than `limit` needs.
+    /// Makes room behind what is in the buffer, which is the beginning of a frame: for all that is missing
+    /// of that, as far as it is known, and of a small one for much that comes behind it. Before the hello
+    /// is done nothing needs more than its `limit`.
     pub(super) fn make_room(&mut self, buffer: &mut BytesMut, missing: usize, limit: usize) {
-        let enough = missing.max(ENOUGH.min(limit));
+        let frame = buffer.len() + missing;
+        // Behind a large one there is no room for others: they would be lent out of memory that nobody
+        // counts. And it is not copied again for room that it does not need.
+        let ahead = if frame <= ENOUGH { ENOUGH.min(limit / 4) } else { 1 };
+        let enough = missing.max(ahead);
         if buffer.capacity() - buffer.len() >= enough {
             return;
         }
@@ -51,13 +56,24 @@ impl Buffers {
             None => BytesMut::with_capacity(size),
         };
         next.extend_from_slice(buffer);
-        let mut before = std::mem::replace(buffer, next);
-        before.clear();
-        if std::mem::replace(&mut self.is_usual, size == SIZE) && self.others.len() < OTHERS {
-            self.others.push(before);
+        let before = std::mem::replace(buffer, next);
+        if std::mem::replace(&mut self.is_usual, size == SIZE) {
+            self.keep(before);
         }
-        self.lends = self.others.len() < OTHERS || self.others.iter_mut().any(is_free);
+        let is_another_free = self.others.len() < OTHERS || self.others.iter_mut().any(is_free);
+        self.lends = self.is_usual && is_another_free;
         self.needed = true;
+    }
+
+    /// Keeps one that was read into: in the place of a free one, if there are enough. (If there is none, it
+    /// was not lent.)
+    fn keep(&mut self, mut buffer: BytesMut) {
+        buffer.clear();
+        if self.others.len() >= OTHERS {
+            let Some(free) = self.others.iter_mut().position(is_free) else { return };
+            self.others.remove(free);
+        }
+        self.others.push(buffer);
     }
 
     /// Lets go of those that are free, if none was needed since the last call.
@@ -96,6 +112,7 @@ mod tests {
         *bytes = later;
         let whole = decoder.whole().unwrap().clone();
         decoder.pass(0);
+        assert!(decoder.whole().unwrap().is_empty());
         whole
     }
 
@@ -117,6 +134,17 @@ mod tests {
         }
         assert!(all.iter().flat_map(|whole| &whole[..]).eq(&frames));
         all
+    }
+
+    fn keep_all_that_is_lent(decoder: &mut Decoder, kept: &mut Vec<Bytes>) {
+        for _ in 0..50 {
+            let whole = read_frames(decoder, 1);
+            if !decoder.lends() {
+                return;
+            }
+            kept.extend(whole);
+        }
+        panic!("all of it is lent");
     }
 
     #[test]
@@ -142,14 +170,7 @@ mod tests {
         for let_go in let_go {
             let mut decoder = decoder();
             let mut kept = Vec::new();
-            for round in 1.. {
-                let lent = read_frames(&mut decoder, 1);
-                if !decoder.lends() {
-                    break;
-                }
-                kept.extend(lent);
-                assert!(round < 50, "all of it is lent");
-            }
+            keep_all_that_is_lent(&mut decoder, &mut kept);
             assert!(kept.len() > OTHERS / 2);
             (0..2).for_each(|_| decoder.air());
             // While all that was lent is kept, one buffer does for all that comes.
@@ -177,6 +198,53 @@ mod tests {
         decoder.room();
         assert!(decoder.buffer.capacity() <= SIZE);
         assert!(decoder.buffers.others.iter().all(|other| other.capacity() <= SIZE));
+    }
+
+    #[test]
+    fn a_large_frame_is_not_copied_for_each_piece_and_nothing_lies_behind_it() {
+        let mut decoder = decoder();
+        let frames = [frame(20 * SIZE, 7), frame(100, 8)].concat();
+        let (mut first, rest) = frames.split_at(20 * SIZE - 20_000);
+        while !first.is_empty() {
+            read(&mut decoder, &mut first);
+        }
+        let place = decoder.buffer.as_ptr();
+        let mut pieces = rest.chunks(100);
+        let whole = loop {
+            let whole = read(&mut decoder, &mut pieces.next().unwrap());
+            if !whole.is_empty() {
+                break whole;
+            }
+            assert_eq!(decoder.buffer.as_ptr(), place);
+        };
+        assert_eq!((whole.as_ptr(), whole.len()), (place, 4 + 20 * SIZE));
+        decoder.room();
+        assert!(!whole.as_ptr_range().contains(&decoder.buffer.as_ptr()));
+        assert!(decoder.buffer.capacity() <= SIZE);
+    }
+
+    #[test]
+    fn what_is_kept_counts_also_when_a_large_frame_came_behind_it() {
+        let mut decoder = decoder();
+        let large = frame(2 * SIZE, 7);
+        let (mut kept, mut before_large) = (Vec::new(), Vec::new());
+        for _ in 0..OTHERS / 2 {
+            keep_all_that_is_lent(&mut decoder, &mut kept);
+            let places = kept.iter().chain(&before_large).map(|whole| whole.as_ptr());
+            let places = places.collect::<HashSet<_>>().len();
+            assert!(places <= OTHERS + 1, "{places} are kept");
+            // Two are let go, and of what is then lent something is kept.
+            kept.drain(..2);
+            while !decoder.lends() {
+                read_frames(&mut decoder, 1);
+            }
+            before_large.extend(read_frames(&mut decoder, 1));
+            assert!(decoder.lends());
+            let mut bytes = &large[..];
+            while !bytes.is_empty() {
+                read(&mut decoder, &mut bytes);
+            }
+        }
     }
 
     #[test]

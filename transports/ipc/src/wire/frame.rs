@@ -346,7 +346,10 @@ impl Decoder {
             }
             end = next;
         }
-        self.whole = self.buffer.split_to(end).freeze();
+        // (Also nothing of it would keep its memory.)
+        if end > 0 {
+            self.whole = self.buffer.split_to(end).freeze();
+        }
         Ok(&self.whole)
     }
 
