@@ -346,7 +346,7 @@ impl Decoder {
             }
             end = next;
         }
-        // (Also nothing of it would keep its memory.)
+        // An empty part would keep the memory as well.
         if end > 0 {
             self.whole = self.buffer.split_to(end).freeze();
         }
@@ -360,7 +360,7 @@ impl Decoder {
 
     /// Passes over the whole frames, but for the last ones that take so many bytes.
     pub(crate) fn pass(&mut self, left: usize) {
-        // All of it would be kept by `advance`.
+        // `advance` would keep the memory, also when nothing is left.
         drop(self.whole.split_to(self.whole.len() - left));
     }
 }

@@ -3,7 +3,8 @@
 //! A frame is a length (`u32`, little-endian, of what follows it), a kind byte and a body.
 //! Reading order: [`read`] (checked reading of the parts), [`envelope`] (metadata and payload,
 //! made by hand so that the payload is never copied through serde), [`control`] (everything that
-//! is small and rare, in bincode), [`frame`] (the frames themselves), [`buffers`] (what they are read into), [`event`] and [`run`] (the most
+//! is small and rare, in bincode), [`frame`] (the frames themselves), [`buffers`] (what they are read
+//! into), [`event`] and [`run`] (the most
 //! frequent ones, written and read in a short way).
 
 mod buffers;
