@@ -9,7 +9,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use busway_transport::ContentType;
 
 use crate::event::Schema;
-use crate::zero_copy;
 
 /// The most bytes bincode may claim while it decodes: it believes the lengths it reads.
 const BINCODE_LIMIT: usize = 64 * 1024 * 1024;
@@ -170,12 +169,6 @@ impl Codec {
             Self::Bincode => decode_bincode(bytes),
         };
         decoded.map_err(|reason| self.not_a::<T>(reason))
-    }
-
-    /// As [`decode`](Self::decode), where parts of the bytes may be [kept](crate::zero_copy).
-    pub(crate) fn decode_lent<T: DeserializeOwned>(self, bytes: &Bytes) -> Result<T, CodecError> {
-        let _lent = zero_copy::lend(bytes.clone());
-        self.decode(bytes)
     }
 
     #[cold]

@@ -29,8 +29,9 @@ use std::cell::RefCell;
 use std::fmt;
 
 use bytes::Bytes;
+use serde::de::value::SeqAccessDeserializer;
 use serde::de::{self, SeqAccess, Visitor};
-use serde::{Deserializer, Serializer};
+use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
 
 /// To share shorter ones is no quicker than to copy them.
 const SHORT: usize = 256;
@@ -62,7 +63,7 @@ impl Drop for Lent {
 /// # Errors
 /// The serializer's.
 pub fn serialize<S: Serializer>(bytes: &Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_bytes(bytes)
+    bytes.serialize(serializer)
 }
 
 /// Decodes a byte string, or whatever else is read as one: a text, a sequence of numbers.
@@ -105,13 +106,8 @@ impl<'de> Visitor<'de> for AsBytes {
         Ok(share(text.as_bytes()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> Result<Bytes, A::Error> {
-        // Not reserved ahead: the length is only what the sender says.
-        let mut all = Vec::new();
-        while let Some(byte) = bytes.next_element()? {
-            all.push(byte);
-        }
-        Ok(all.into())
+    fn visit_seq<A: SeqAccess<'de>>(self, bytes: A) -> Result<Bytes, A::Error> {
+        Bytes::deserialize(SeqAccessDeserializer::new(bytes))
     }
 }
 

@@ -41,29 +41,24 @@ pub(crate) trait Carrier: Event {
     fn payload(&self) -> &Bytes;
 }
 
-impl Carrier for Item {
-    const SUBSCRIBER: &'static str = STREAM;
+macro_rules! carrier {
+    ($event:ty, $subscriber:expr) => {
+        impl Carrier for $event {
+            const SUBSCRIBER: &'static str = $subscriber;
 
-    fn with(payload: Bytes) -> Self {
-        Self { payload }
-    }
+            fn with(payload: Bytes) -> Self {
+                Self { payload }
+            }
 
-    fn payload(&self) -> &Bytes {
-        &self.payload
-    }
+            fn payload(&self) -> &Bytes {
+                &self.payload
+            }
+        }
+    };
 }
 
-impl Carrier for Copied {
-    const SUBSCRIBER: &'static str = COPIES;
-
-    fn with(payload: Bytes) -> Self {
-        Self { payload }
-    }
-
-    fn payload(&self) -> &Bytes {
-        &self.payload
-    }
-}
+carrier!(Item, STREAM);
+carrier!(Copied, COPIES);
 
 /// The same, on its way back.
 #[derive(Event, Serialize, Deserialize)]

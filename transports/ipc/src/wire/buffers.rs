@@ -42,13 +42,11 @@ impl Buffers {
         if buffer.capacity() - buffer.len() >= enough {
             return;
         }
-        if self.lends && self.is_usual && buffer.try_reclaim(enough) {
-            return;
-        }
         let size = (buffer.len() + enough).max(SIZE.min(limit));
         let free = self.others.iter_mut().rposition(|other| other.try_reclaim(size));
-        let is_last = free.is_none() && self.others.len() >= OTHERS;
-        if is_last && self.is_usual && buffer.try_reclaim(enough) {
+        // One that is not lent stays as long as it is the last.
+        let stays = self.lends || (free.is_none() && self.others.len() >= OTHERS);
+        if stays && self.is_usual && buffer.try_reclaim(enough) {
             return;
         }
         let mut next = match free {

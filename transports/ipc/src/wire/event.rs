@@ -9,7 +9,7 @@ use bytes::BufMut;
 
 use super::FREE;
 use super::envelope::{self, SEQUENCE, TIME, VERSION};
-use super::frame::{EVENT, FIRST, NEXT};
+use super::frame::{EVENT, FIRST, LENGTH, NEXT};
 
 /// What such frames have in common.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) const DIFFERS: usize = 16 + 8 + 12;
 /// How long it is where the number goes on: the id, the time.
 pub(super) const GOES_ON: usize = 16 + 12;
 /// How long a frame's length and kind are.
-const LEAD: usize = 4 + 1;
+const LEAD: usize = LENGTH + 1;
 /// How long at most what the events of a series share is, from behind the kind to what differs: the other
 /// side keeps it.
 pub(super) const BEGINNING: usize = FREE;

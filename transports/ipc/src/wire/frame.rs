@@ -24,6 +24,9 @@ const DEAD_LETTER: u8 = 8;
 pub(super) const FIRST: u8 = 9;
 pub(super) const NEXT: u8 = 10;
 
+/// How long a frame's length is.
+pub(super) const LENGTH: usize = 4;
+
 /// Frames up to this size are copied out of memory that is not lent. (Of larger ones it does not hold so
 /// many that it matters.)
 const COPIED: usize = 16 << 10;
@@ -311,10 +314,9 @@ impl Decoder {
 
     /// The next whole frame, if it is there.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, WireError> {
-        let Some(length) = self.whole()?.first_chunk::<4>() else { return Ok(None) };
-        let end = 4 + u32::from_le_bytes(*length) as usize;
-        let mut frame = self.whole.split_to(end);
-        frame.advance(4);
+        let Some(length) = length_of(self.whole()?) else { return Ok(None) };
+        let mut frame = self.whole.split_to(LENGTH + length);
+        frame.advance(LENGTH);
         if !self.buffers.lends && frame.len() <= COPIED {
             frame = Bytes::copy_from_slice(&frame);
         }
@@ -331,15 +333,14 @@ impl Decoder {
         }
         let mut end = 0;
         self.missing = 0;
-        while let Some(length) = self.buffer[end..].first_chunk::<4>() {
-            let length = u32::from_le_bytes(*length) as usize;
+        while let Some(length) = length_of(&self.buffer[end..]) {
             if length > self.limit {
                 if end > 0 {
                     break;
                 }
                 return Err(WireError::TooLong { length, limit: self.limit });
             }
-            let next = end + 4 + length;
+            let next = end + LENGTH + length;
             if next > self.buffer.len() {
                 self.missing = next - self.buffer.len();
                 break;
@@ -363,6 +364,12 @@ impl Decoder {
         // `advance` would keep the memory, also when nothing is left.
         drop(self.whole.split_to(self.whole.len() - left));
     }
+}
+
+/// How long the frame is that such bytes begin with, as it says itself, if that much is there.
+#[inline]
+pub(super) fn length_of(bytes: &[u8]) -> Option<usize> {
+    bytes.first_chunk().map(|length| u32::from_le_bytes(*length) as usize)
 }
 
 /// Decodes what follows a length.

@@ -4,8 +4,7 @@
 //! Reading order: [`read`] (checked reading of the parts), [`envelope`] (metadata and payload,
 //! made by hand so that the payload is never copied through serde), [`control`] (everything that
 //! is small and rare, in bincode), [`frame`] (the frames themselves), [`buffers`] (what they are read
-//! into), [`event`] and [`run`] (the most
-//! frequent ones, written and read in a short way).
+//! into), [`event`] and [`run`] (the most frequent ones, written and read in a short way).
 
 mod buffers;
 pub(crate) mod control;

@@ -8,16 +8,13 @@ use bytes::{Buf as _, Bytes};
 
 use super::envelope::{Flags, Unread};
 use super::event::{BEGINNING, DIFFERS, Event, GOES_ON};
-use super::frame::{EVENT, FIRST, Interests, NEXT};
+use super::frame::{EVENT, FIRST, Interests, LENGTH, NEXT, length_of};
 use super::origins::Origins;
 use super::read::Read;
 use super::{FREE, WireError, charge};
 
 /// How many kinds of frames are remembered for one link.
 const REMEMBERED: usize = 16;
-
-/// How long a frame's length is.
-const LENGTH: usize = 4;
 
 /// What the events of a series share.
 #[derive(Debug)]
@@ -73,7 +70,7 @@ impl Alike {
 /// for more than it has.)
 #[inline]
 fn first_of(bytes: &[u8]) -> Option<&[u8]> {
-    let length = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
+    let length = length_of(bytes)?;
     if length > FREE {
         return None;
     }
