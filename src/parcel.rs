@@ -35,23 +35,26 @@ pub(crate) struct Origin {
     pub(crate) topic: Topic,
     pub(crate) version: u32,
     pub(crate) source: Source,
+    /// How they are encoded for those here who want bytes, unless they have a codec of their own.
+    pub(crate) codec: Codec,
 }
 
 /// What is known of an event besides its value.
 #[derive(Debug, Clone)]
 pub(crate) struct Meta {
     origin: Arc<Origin>,
-    /// Of an event from outside: all of those have it, so that it takes no memory of its own.
+    /// Of an event that came from outside or went there: nearly all of those have it, so that it takes no
+    /// memory of its own.
     given: Option<Given>,
     extra: Option<Arc<Extra>>,
     late: OnceLock<Box<Late>>,
 }
 
-/// What comes with an event from outside.
+/// What comes with an event from outside, or goes there with it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Given {
-    id: MessageId,
-    time: Option<SystemTime>,
+    pub(crate) id: MessageId,
+    pub(crate) time: Option<SystemTime>,
 }
 
 /// What few events have.
@@ -303,7 +306,7 @@ impl<E: Event> Parcel for Typed<E> {
 
     fn bytes(&self) -> Result<(ContentType, Bytes), CodecError> {
         let encode = || {
-            let codec = E::SCHEMA.codec.unwrap_or(Codec::MessagePack);
+            let codec = E::SCHEMA.codec.unwrap_or(self.meta.origin.codec);
             let mut buffer = Vec::new();
             self.event().encode(codec, &mut buffer)?;
             Ok((codec.content_type(), buffer.into()))

@@ -80,7 +80,8 @@ pub(super) fn known_origin(topic: &Topic, version: u32, source: &Source) -> Arc<
     LAST.with_borrow_mut(|last| match last {
         Some(last) if is_that(last) => last.clone(),
         _ => {
-            let origin = Origin { topic: topic.clone(), version, source: source.clone() };
+            let (topic, source) = (topic.clone(), source.clone());
+            let origin = Origin { topic, version, source, codec: Codec::MessagePack };
             last.insert(Arc::new(origin)).clone()
         }
     })
@@ -115,6 +116,11 @@ impl Early {
             Arc::new(inbound)
         };
         Self { event: TypeId::of::<E>(), one, run: run::land::<E> }
+    }
+
+    /// Whether it is for that type.
+    pub(crate) fn is_of<E: Event>(self) -> bool {
+        self.event == TypeId::of::<E>()
     }
 
     /// Whether both are for one type.

@@ -89,8 +89,8 @@ impl<E: Event> Publisher<E> {
     /// One event of many.
     async fn send_one(&self, event: E) -> Result<usize, PublishError> {
         let mut event = Some(event);
-        let encoded = match self.outlet.publish_outside(&self.endpoint.bus, &mut event) {
-            Outside::Reached(reached) => return Ok(reached),
+        let encoded = match self.outlet.publish_outside(&self.endpoint.bus, &mut event, None) {
+            Outside::Reached(reached) => return Ok(reached.here + reached.there),
             Outside::No(encoded) => encoded,
         };
         let event = event.expect("what was not published is still there");

@@ -17,9 +17,10 @@ use crate::bus::{Core, deadline_after};
 use crate::endpoint::Endpoint;
 use crate::error::{PublishError, TryPublishError};
 use crate::event::Event;
+use crate::parcel::Parcel;
 use crate::publish::job::{self, Job, Path, Sent, Stop, Wait, Wishes, is_gated_here};
 use crate::publish::line::{Among, Place};
-use crate::publish::outlet::Outlet;
+use crate::publish::outlet::{Outlet, Outside, Reached};
 use crate::publish::{self, Receipt};
 use crate::router::queue::Queue;
 use crate::router::topic::{Busy, TopicRing};
@@ -46,6 +47,8 @@ pub struct Publish<'a, E: Event> {
     /// Known beforehand by a [`Publisher`](crate::Publisher).
     outlet: Option<Arc<Outlet>>,
     event: Option<E>,
+    /// Its bytes, if they were made for an attempt to take the short way.
+    encoded: Option<(ContentType, Bytes)>,
     options: Option<Box<Options>>,
     place: Option<Place>,
     slow: Option<BoxFuture<'a, Result<Receipt, PublishError>>>,
@@ -70,11 +73,24 @@ impl<E: Event> Unpin for Publish<'_, E> {}
 
 impl<'a, E: Event> Publish<'a, E> {
     pub(crate) fn new(endpoint: &'a Endpoint, event: E) -> Self {
-        Self { endpoint, outlet: None, event: Some(event), options: None, place: None, slow: None }
+        Self {
+            endpoint,
+            outlet: None,
+            event: Some(event),
+            encoded: None,
+            options: None,
+            place: None,
+            slow: None,
+        }
     }
 
     pub(crate) fn through(mut self, outlet: Arc<Outlet>) -> Self {
         self.outlet = Some(outlet);
+        self
+    }
+
+    pub(crate) fn encoded(mut self, encoded: Option<(ContentType, Bytes)>) -> Self {
+        self.encoded = encoded;
         self
     }
 
@@ -83,19 +99,21 @@ impl<'a, E: Event> Publish<'a, E> {
         self.outlet.get_or_insert_with(|| endpoint.outlet::<E, _>(Arc::clone)).clone()
     }
 
-    /// The short way, where nothing was asked for that only the long one can do.
+    /// A short way, here or out of the process, where nothing was asked for that only the long one can do.
     #[inline]
     pub(crate) fn publish_simply(&mut self) -> Option<Receipt> {
         if self.options.is_some() {
             return None;
         }
-        let (endpoint, event) = (self.endpoint, &mut self.event);
+        let Self { endpoint, event, encoded, .. } = self;
         let mut publish = |outlet: &Arc<Outlet>| {
             let mut parcel = None;
-            let here =
-                outlet.publish_with(&endpoint.bus, event, |kept| parcel = Some(kept.clone()))?;
+            let keep = |kept: &Arc<dyn Parcel>| parcel = Some(kept.clone());
+            let Some(here) = outlet.publish_with(&endpoint.bus, event, keep) else {
+                return publish_outside(outlet, &endpoint.bus, event, encoded);
+            };
             let queues = parcel.is_some().then(|| (outlet.node.queues(), None));
-            Some(Receipt { here, queues, parcel, elsewhere: None })
+            Some(Receipt { here, queues, parcel, ..Receipt::default() })
         };
         match &self.outlet {
             Some(outlet) => publish(outlet),
@@ -184,7 +202,7 @@ impl<'a, E: Event> Publish<'a, E> {
     /// As [`try_now`](Self::try_now); what is still to be confirmed is left to the caller.
     pub(crate) fn try_send(mut self) -> Result<Sent, TryPublishError<E>> {
         let event = self.event.take().expect("a publish that was polled is not tried again");
-        let mut job = Job::new(event);
+        let mut job = Job::new(event, self.encoded.take());
         let error = match self.attempt(&mut job, false) {
             Ok(sent) => return Ok(sent),
             Err(Refusal::Fail(error)) => error,
@@ -246,13 +264,9 @@ impl<'a, E: Event> Publish<'a, E> {
     }
 
     /// Publishes, up to the commit: what is still to be confirmed is left to the caller.
-    pub(crate) async fn send(
-        mut self,
-        encoded: Option<(ContentType, Bytes)>,
-        gives_way: bool,
-    ) -> Result<Sent, PublishError> {
+    pub(crate) async fn send(mut self, gives_way: bool) -> Result<Sent, PublishError> {
         let event = self.event.take().expect("sent once");
-        let mut job = Job::encoded(event, encoded);
+        let mut job = Job::new(event, self.encoded.take());
         if gives_way {
             self.place = Some(Place::take(&self.outlet()));
             return self.waiting(job, true).wait_for_room().await;
@@ -284,14 +298,14 @@ impl<E: Event> Future for Publish<'_, E> {
             if !publish::may_go_on(context) {
                 let event = this.event.take().expect("just seen");
                 this.place = Some(Place::take(&this.outlet()));
-                let waiting = this.waiting(Job::new(event), true);
+                let waiting = this.waiting(Job::new(event, None), true);
                 this.slow = Some(Box::pin(waiting.publish()));
             } else if let Some(receipt) = this.publish_simply() {
                 return Poll::Ready(Ok(receipt));
             }
         }
         if let Some(event) = this.event.take() {
-            let mut job = Job::new(event);
+            let mut job = Job::new(event, this.encoded.take());
             match this.attempt(&mut job, true) {
                 Ok(Sent { receipt, pending: None, .. }) if this.is_enough(&receipt) => {
                     return Poll::Ready(Ok(receipt));
@@ -317,6 +331,27 @@ impl<E: Event> Future for Publish<'_, E> {
 impl<E: Event> std::fmt::Debug for Publish<'_, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Publish").field("topic", &E::SCHEMA.topic).finish_non_exhaustive()
+    }
+}
+
+/// Out of the process by the short way, if there is one. If not, `encoded` is what was made for it.
+fn publish_outside<E: Event>(
+    outlet: &Outlet,
+    bus: &Core,
+    event: &mut Option<E>,
+    encoded: &mut Option<(ContentType, Bytes)>,
+) -> Option<Receipt> {
+    let mut elsewhere = None;
+    match outlet.publish_outside(bus, event, Some(&mut elsewhere)) {
+        Outside::Reached(Reached { id, here, .. }) => {
+            let queues = (here > 0).then(|| (outlet.node.queues(), None));
+            let id = Some(id);
+            Some(Receipt { here, queues, parcel: None, id, elsewhere })
+        }
+        Outside::No(was_encoded) => {
+            *encoded = was_encoded;
+            None
+        }
     }
 }
 

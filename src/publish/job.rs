@@ -99,12 +99,8 @@ impl Path<'_> {
 }
 
 impl<E: Event> Job<E> {
-    pub(crate) fn new(event: E) -> Self {
-        Self { event: Some(event), encoded: None, permit: None }
-    }
-
-    /// As [`new`](Self::new), for an event that was encoded for an attempt to take the short way.
-    pub(crate) fn encoded(event: E, encoded: Option<(ContentType, Bytes)>) -> Self {
+    /// An event; and its bytes, if it was encoded for an attempt to take the short way.
+    pub(crate) fn new(event: E, encoded: Option<(ContentType, Bytes)>) -> Self {
         Self { event: Some(event), encoded, permit: None }
     }
 
@@ -220,7 +216,7 @@ impl<E: Event> Job<E> {
         };
         let gone = reserved.commit(&parcel);
         let queues = Some((queues, path.wishes.to.clone()));
-        let receipt = Receipt { here, queues, parcel: Some(parcel), elsewhere };
+        let receipt = Receipt { here, queues, parcel: Some(parcel), id: None, elsewhere };
         Ok(Sent { receipt, _gone: (gone, before), pending })
     }
 

@@ -1,6 +1,6 @@
 //! Publishing: the builder that is its own future ([`Publish`]), the handle for hot loops
-//! ([`Publisher`]), the short way for what concerns only this process's own subscriptions
-//! ([`outlet`]), and the long one for everything else ([`job`]).
+//! ([`Publisher`]), the short ways for what nothing special was asked for ([`outlet`]), and the long
+//! one for everything else ([`job`]).
 
 mod all;
 mod future;

@@ -1,19 +1,23 @@
-//! The short way of a publish: straight into the topic's ring, where nothing else is concerned.
+//! The short ways of a publish: straight into the topic's ring, where nothing else is concerned, and out by the
+//! transport's express.
 
 use std::any::TypeId;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use busway_transport::{Common, Confirms, ContentType, Express, MessageId, Name, Plain};
+use busway_transport::{
+    Common, Confirms, ContentType, Express, MessageId, Name, Plain, Receipt, Stamp,
+};
 
 use crate::bus::Core;
 use crate::by_type::ByType;
 use crate::event::Event;
-use crate::parcel::{self, Origin, Parcel, Rest};
+use crate::parcel::{self, Given, Origin, Parcel, Rest};
 use crate::publish::line::Line;
 use crate::router::multicast::Reserved;
 use crate::router::ring::Refused;
@@ -34,11 +38,22 @@ pub(crate) struct Outlet {
 
 /// How far the short way out led.
 pub(crate) enum Outside {
-    /// Published, and this many got it.
-    Reached(usize),
+    Reached(Reached),
     /// Not published. What was encoded for it, if it was.
     No(Option<(ContentType, Bytes)>),
 }
+
+/// Whom an event reached that went the short way out.
+pub(crate) struct Reached {
+    pub(crate) id: MessageId,
+    /// How many in this process.
+    pub(crate) here: usize,
+    /// How many there.
+    pub(crate) there: usize,
+}
+
+/// There is no room on the ring now.
+struct NoRoom;
 
 thread_local! {
     /// Where events are encoded: under no lock, for that runs the event's own code.
@@ -51,7 +66,8 @@ const KEPT: usize = 256 << 10;
 impl Outlet {
     pub(crate) fn on(bus: &Core, node: Arc<TopicNode>, endpoint: &Name, version: u32) -> Arc<Self> {
         let (topic, source) = (node.topic.clone(), bus.source(endpoint));
-        Self::of(node, Arc::new(Origin { topic, version, source }), None)
+        let origin = Origin { topic, version, source, codec: bus.codec };
+        Self::of(node, Arc::new(origin), None)
     }
 
     fn of(
@@ -137,15 +153,7 @@ impl Outlet {
         }
         let queues = self.node.queues_now();
         let reserved = Reserved::reserve(&queues, |queue| queue.lane().is_none()).ok()?;
-        let ring = self.node.ring().map(|ring| (ring, ring.readers()));
-        let claim = match ring {
-            None | Some((_, 0)) => None,
-            Some((ring, readers)) => match ring.try_claim(1) {
-                Ok(claim) => Some((claim, readers)),
-                Err(Refused::Nobody) => None,
-                Err(Refused::Full(_) | Refused::Busy) => return None,
-            },
-        };
+        let claim = self.claim().ok()?;
         let reached = reserved.count() + claim.as_ref().map_or(0, |(_, readers)| *readers);
         let parcel = match claim {
             None => parcel::fill(None, event, &self.origin, None, &mut Rest::default()),
@@ -158,6 +166,20 @@ impl Outlet {
         keep(&parcel);
         drop(reserved.commit(&parcel));
         Some(reached)
+    }
+
+    /// Room for one event on the ring, and how many read it; nothing if nobody does.
+    fn claim(&self) -> Result<Option<(TopicClaim<'_>, usize)>, NoRoom> {
+        // Counted before the claim: who leaves in between was there.
+        let Some((ring, readers @ 1..)) = self.node.ring().map(|ring| (ring, ring.readers()))
+        else {
+            return Ok(None);
+        };
+        match ring.try_claim(1) {
+            Ok(claim) => Ok(Some((claim, readers))),
+            Err(Refused::Nobody) => Ok(None),
+            Err(Refused::Full(_) | Refused::Busy) => Err(NoRoom),
+        }
     }
 
     /// As [`publish`](Self::publish), for as many of some events as there is room for at once.
@@ -198,10 +220,16 @@ impl Outlet {
         Some((claimed, readers))
     }
 
-    /// Publishes an event that is for peers only, if the transport has a short way and there is
-    /// room at all of them. If not, the event is still there.
+    /// Publishes an event that is for peers, and here for nobody but the readers of the topic's ring, if
+    /// the transport has a short way and there is room for it everywhere. If not, the event is still
+    /// there. `receipt` is for those who want to know more than the number of peers' subscriptions.
     #[inline(never)]
-    pub(crate) fn publish_outside<E: Event>(&self, bus: &Core, event: &mut Option<E>) -> Outside {
+    pub(crate) fn publish_outside<E: Event>(
+        &self,
+        bus: &Core,
+        event: &mut Option<E>,
+        receipt: Option<&mut Option<Receipt>>,
+    ) -> Outside {
         let Some(express) = self.open_express::<E>(bus) else { return Outside::No(None) };
         let Some(value) = event.as_ref() else { return Outside::No(None) };
         let codec = bus.codec_of::<E>();
@@ -212,34 +240,77 @@ impl Outlet {
             return Outside::No(None);
         }
         let since_1970 = busway_transport::since_1970();
-        let plain = Plain::new(MessageId::at(since_1970), since_1970, &mut buffer);
+        let id = MessageId::at(since_1970);
+        let plain = Plain::new(id, since_1970, &mut buffer).with_receipt(receipt);
+        let reached = match self.has_readers() {
+            false => self.hand_over(express, plain).map(|there| Reached { id, here: 0, there }),
+            true => self.hand_over_here_too(express, plain, event),
+        };
+        let Some(reached) = reached else {
+            return Outside::No(Some((codec.content_type(), buffer.into())));
+        };
+        if buffer.capacity() <= KEPT {
+            // (`set` takes the long way to a thread's memory.)
+            drop(ENCODED.replace(buffer));
+        }
+        *event = None;
+        Outside::Reached(reached)
+    }
+
+    /// To peers alone: what is published here too from now on goes the long way.
+    #[inline]
+    fn hand_over(&self, express: &dyn Express, plain: Plain<'_>) -> Option<usize> {
         // Under the same lock as all that this process publishes on the topic: numbers go out in
         // their order.
         let mut sequences = self.node.attempt();
-        let is_still = self.node.is_simple() && self.line.is_empty() && !self.has_readers();
-        let reached = is_still.then(|| express.try_send(plain, &mut || sequences.next(None)));
-        drop(sequences);
-        match reached.flatten() {
-            Some(reached) => {
-                if buffer.capacity() <= KEPT {
-                    // (`set` takes the long way to a thread's memory.)
-                    drop(ENCODED.replace(buffer));
-                }
-                *event = None;
-                Outside::Reached(reached)
-            }
-            None => Outside::No(Some((codec.content_type(), buffer.into()))),
+        if !self.node.is_simple() || !self.line.is_empty() || self.has_readers() {
+            return None;
         }
+        express.try_send(plain, &mut || Some(Stamp::new(sequences.next(None), 0)))
+    }
+
+    /// To peers, and to those who read the ring.
+    #[inline(never)]
+    fn hand_over_here_too<E: Event>(
+        &self,
+        express: &dyn Express,
+        plain: Plain<'_>,
+        event: &mut Option<E>,
+    ) -> Option<Reached> {
+        let given = Given { id: plain.id, time: Some(UNIX_EPOCH + plain.since_1970) };
+        // Dropped after the lock, and the claim first: readers are woken by that, and what stood on the ring may
+        // do anything.
+        let mut rest = Rest::default();
+        let (mut here, mut written) = (0, None);
+        // As above.
+        let mut sequences = self.node.attempt();
+        if !self.node.is_simple() || !self.line.is_empty() {
+            return None;
+        }
+        let mut stamp = || {
+            // Last of all, for a claim that is given up takes room all the same; and written at once.
+            if let Some((mut claim, readers)) = self.claim().ok()? {
+                claim.write(|old| parcel::fill(old, event, &self.origin, Some(given), &mut rest));
+                (written, here) = (Some(claim), readers);
+            }
+            Some(Stamp::new(sequences.next(None), here))
+        };
+        let there = express.try_send(plain, &mut stamp);
+        drop(sequences);
+        there.map(|there| Reached { id: given.id, here, there })
     }
 
     /// The express, if a publish without options may go by it now.
     fn open_express<E: Event>(&self, bus: &Core) -> Option<&dyn Express> {
-        if E::SCHEMA.local || !self.node.is_simple() || !self.line.is_empty() || self.has_readers()
-        {
+        if E::SCHEMA.local || !self.node.is_simple() || !self.line.is_empty() {
+            return None;
+        }
+        // Those here who want bytes are given the ones that were made for the peers, by the long way.
+        if self.has_readers() && !self.node.queues_now().iter().all(|queue| queue.takes::<E>()) {
             return None;
         }
         let make = || {
-            let Origin { topic, version, source } = &*self.origin;
+            let Origin { topic, version, source, .. } = &*self.origin;
             let content_type = bus.codec_of::<E>().content_type();
             let common = Common::new(topic.clone(), *version, source.clone(), content_type);
             bus.transport.express(match &self.confirms {
@@ -259,7 +330,7 @@ impl Outlet {
         Some(express)
     }
 
-    /// Whether anybody here takes what is published.
+    /// Whether anybody here takes what goes onto the ring.
     #[inline]
     fn has_readers(&self) -> bool {
         self.node.ring().is_some_and(|ring| ring.readers() > 0)

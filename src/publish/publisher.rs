@@ -23,7 +23,7 @@ use crate::event::Event;
 use crate::notice::Board;
 use crate::publish::future::{confirm_error, unconfirmed};
 use crate::publish::job::{Confirmation, Sent};
-use crate::publish::outlet::{Outlet, Outside};
+use crate::publish::outlet::{Outlet, Outside, Reached};
 use crate::publish::{self, Publish, Receipt};
 use crate::router::topic::TopicNode;
 use crate::sync::Locked;
@@ -104,7 +104,7 @@ impl<E: Event> Publisher<E> {
         gives_way: bool,
     ) -> Result<Accepted, PublishError> {
         let publish = Publish::new(&self.endpoint, event).through(self.outlet.clone());
-        let Sent { receipt, pending, .. } = publish.send(encoded, gives_way).await?;
+        let Sent { receipt, pending, .. } = publish.encoded(encoded).send(gives_way).await?;
         let accepted = Accepted { reached: receipt.reached() };
         self.pipeline.add(&self.endpoint.bus, &self.outlet.node, receipt, pending);
         Ok(accepted)
@@ -188,8 +188,10 @@ impl<E: Event> Publishing<'_, E> {
         let mut encoded = None;
         if may_go_on {
             let (outlet, bus) = (&self.publisher.outlet, &self.publisher.endpoint.bus);
-            match outlet.publish_outside(bus, &mut self.event) {
-                Outside::Reached(reached) => return Poll::Ready(Ok(Accepted { reached })),
+            match outlet.publish_outside(bus, &mut self.event, None) {
+                Outside::Reached(Reached { here, there, .. }) => {
+                    return Poll::Ready(Ok(Accepted { reached: here + there }));
+                }
                 Outside::No(was_encoded) => encoded = was_encoded,
             }
         }
@@ -260,9 +262,14 @@ impl Confirms for Pipeline {
         });
     }
 
-    fn ended(&self, id: MessageId, outcome: Result<busway_transport::Receipt, TransportError>) {
+    fn ended(
+        &self,
+        id: MessageId,
+        here: usize,
+        outcome: Result<busway_transport::Receipt, TransportError>,
+    ) {
         if let Err(error) = outcome {
-            let error = unconfirmed(self.topic.as_str(), Some(id), 0, error);
+            let error = unconfirmed(self.topic.as_str(), Some(id), here, error);
             self.failed.locked().add(error);
         }
         self.one_less();

@@ -15,6 +15,8 @@ pub struct Receipt {
     /// Who they are, for [`parties`](Self::parties).
     pub(crate) queues: Option<(Snapshot, Option<Name>)>,
     pub(crate) parcel: Option<Arc<dyn Parcel>>,
+    /// Of one that went out of the process the short way, of which no parcel was kept.
+    pub(crate) id: Option<MessageId>,
     pub(crate) elsewhere: Option<busway_transport::Receipt>,
 }
 
@@ -43,7 +45,7 @@ impl Receipt {
 
     /// The event's id; `None` when nobody was there to give it to.
     pub fn id(&self) -> Option<MessageId> {
-        self.parcel.as_ref().map(|parcel| parcel.meta().id())
+        self.parcel.as_ref().map(|parcel| parcel.meta().id()).or(self.id)
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 
 use busway_transport::{Gap, GapReason, Name, Party};
 
+use crate::event::Event;
 use crate::ledger::{Counters, Fate, Ledger};
 use crate::parcel::{Early, Parcel};
 use crate::router::topic::Lane;
@@ -155,6 +156,11 @@ impl Queue {
                 None
             }
         }
+    }
+
+    /// Whether it takes events as that type, and never wants their bytes.
+    pub(crate) fn takes<E: Event>(&self) -> bool {
+        self.early.is_some_and(Early::is_of::<E>)
     }
 
     /// For a while its reader opens what comes.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use busway_transport::{
-    Common, Confirms, Envelope, Express, MessageId, Payload, Plain, Receipt, TransportError,
+    Common, Confirms, Envelope, Express, MessageId, Payload, Plain, Receipt, Stamp, TransportError,
 };
 use bytes::Bytes;
 use lapin::BasicProperties;
@@ -50,11 +50,6 @@ impl Form {
     pub(crate) fn what(&self) -> &str {
         self.common.topic.as_str()
     }
-
-    /// One of them has ended.
-    pub(crate) fn ended(&self, id: MessageId, outcome: Result<Receipt, TransportError>) {
-        self.confirms.ended(id, outcome);
-    }
 }
 
 /// One event that goes the short way.
@@ -63,10 +58,16 @@ pub(crate) struct Short {
     time: SystemTime,
     sequence: u64,
     payload: Bytes,
+    here: usize,
     pub(crate) form: Arc<Form>,
 }
 
 impl Short {
+    /// It has ended.
+    pub(crate) fn ended(&self, outcome: Result<Receipt, TransportError>) {
+        self.form.confirms.ended(self.id, self.here, outcome);
+    }
+
     /// As a message: the same that the long way makes.
     pub(crate) fn cargo(&self) -> Cargo {
         let form = &self.form;
@@ -103,10 +104,15 @@ impl Express for AmqpExpress {
         true
     }
 
-    fn try_send(&self, event: Plain<'_>, sequence: &mut dyn FnMut() -> u64) -> Option<usize> {
-        let Plain { id, since_1970, payload, .. } = event;
+    fn try_send(
+        &self,
+        event: Plain<'_>,
+        stamp: &mut dyn FnMut() -> Option<Stamp>,
+    ) -> Option<usize> {
+        let Plain { id, since_1970, payload, receipt, .. } = event;
         // What is wrong is told by the long way.
         let slot = self.publisher.try_reserve().ok().flatten()?;
+        let Stamp { sequence, here, .. } = stamp()?;
         let payload = match payload.len() <= SMALL {
             true => Bytes::copy_from_slice(payload),
             false => std::mem::take(payload).into(),
@@ -114,8 +120,11 @@ impl Express for AmqpExpress {
         self.form.confirms.taken();
         let form = self.form.clone();
         let time = UNIX_EPOCH + since_1970;
-        slot.commit_short(Short { id, time, sequence: sequence(), payload, form });
+        slot.commit_short(Short { id, time, sequence, payload, here, form });
         // The broker tells nothing of who takes it.
+        if let Some(receipt) = receipt {
+            *receipt = Some(Receipt::unknown());
+        }
         Some(0)
     }
 }
@@ -134,7 +143,7 @@ mod tests {
 
     impl Confirms for Nobody {
         fn taken(&self) {}
-        fn ended(&self, _: MessageId, _: Result<Receipt, TransportError>) {}
+        fn ended(&self, _: MessageId, _: usize, _: Result<Receipt, TransportError>) {}
     }
 
     #[test]
@@ -149,8 +158,14 @@ mod tests {
             let form = Form::new(&topology, common.with_confirms(Arc::new(Nobody))).unwrap();
             let time = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
             let (id, payload) = (MessageId::new(), Bytes::from_static(b"{}"));
-            let short =
-                Short { id, time, sequence: 41, payload: payload.clone(), form: Arc::new(form) };
+            let short = Short {
+                id,
+                time,
+                sequence: 41,
+                payload: payload.clone(),
+                here: 0,
+                form: Arc::new(form),
+            };
             let cargo = short.cargo();
 
             let encoded = Payload::encoded(ContentType::MESSAGE_PACK, payload.clone());

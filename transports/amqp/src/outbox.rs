@@ -388,7 +388,7 @@ impl Job {
                     host.notice(Notice::PublishFailed { topic, reason: error.to_string() });
                 }
             }
-            Self::Short(short) => short.form.ended(short.id, answer),
+            Self::Short(short) => short.ended(answer),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use busway_transport::{Common, Express, Plain, Route};
+use busway_transport::{Common, Express, Plain, Receipt, Route, Stamp};
 use bytes::Bytes;
 
 use crate::mesh::{Mesh, State};
@@ -89,35 +89,37 @@ impl Express for IpcExpress {
         self.mesh.look(|state| self.with_way(state, |_, _| ())).is_some()
     }
 
-    fn try_send(&self, event: Plain<'_>, sequence: &mut dyn FnMut() -> u64) -> Option<usize> {
-        let Plain { id, since_1970, payload, .. } = event;
+    fn try_send(
+        &self,
+        event: Plain<'_>,
+        stamp: &mut dyn FnMut() -> Option<Stamp>,
+    ) -> Option<usize> {
+        let Plain { id, since_1970, payload, receipt, .. } = event;
         let send = |state: &State, way: &Way| {
             let Way { plan, heads } = way;
-            if state.somebody_waits(&self.route) || !plan.has_room() {
+            let is_congested = || plan.targets.iter().any(|target| target.link.is_congested());
+            if state.somebody_waits(&self.route) || !plan.has_room() || is_congested() {
                 return None;
             }
+            let Stamp { sequence, .. } = stamp()?;
             let charge = charge(self.frames.envelope(payload.len()));
-            let mut take = || {
-                plan.each_credit(|credit| {
-                    credit.take();
-                    credit.charge(charge);
-                });
-                Event { id, since_1970, sequence: sequence() }
-            };
+            plan.each_credit(|credit| {
+                credit.take();
+                credit.charge(charge);
+            });
+            let event = Event { id, since_1970, sequence };
             if let ([target], [head], false) =
                 (&plan.targets[..], &heads[..], payload.len() >= LARGE)
             {
-                let is_put = target.link.put_if_free(|data| {
-                    let event = take();
+                target.link.put_data(|data| {
                     data.put(|joined, last| head.put(joined, last, event, payload));
                 });
-                return is_put.then_some(plan.parties.len());
+            } else {
+                send_to_each(&self.mesh.postman, way, event, payload);
             }
-            if plan.targets.iter().any(|target| target.link.is_congested()) {
-                return None;
+            if let Some(receipt) = receipt {
+                *receipt = Some(Receipt::exact(plan.parties.clone()));
             }
-            let event = take();
-            send_to_each(&self.mesh.postman, way, event, payload);
             Some(plan.parties.len())
         };
         self.mesh.look(|state| self.with_way(state, send)).flatten()

@@ -189,21 +189,6 @@ impl Link {
         }
     }
 
-    /// As [`put_data`](Self::put_data), unless it [is congested](Self::is_congested). Says whether it
-    /// was not.
-    #[inline]
-    pub(crate) fn put_if_free(&self, put: impl FnOnce(&mut Outbox)) -> bool {
-        let mut lanes = lock(&self.lanes);
-        if lanes.turns_away() {
-            return false;
-        }
-        if !lanes.closed && !lanes.ending {
-            self.put(&mut lanes, put);
-            self.wake_writer(lanes);
-        }
-        true
-    }
-
     /// Whether so much waits already that a publisher should not put more behind it. It is told by
     /// the mesh when there is room.
     #[inline]
@@ -453,7 +438,7 @@ mod tests {
             &|link| {
                 let much = |data: &mut Outbox| data.put(|joined, _| joined.resize(1 << 20, 7));
                 assert!(!link.put_for_postman(much));
-                assert!(!link.put_if_free(frame(2)), "turned away");
+                assert!(link.is_congested());
             },
         ];
         for other in others {

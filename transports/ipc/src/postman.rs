@@ -140,7 +140,7 @@ mod tests {
             link
         };
         let target = |link| Target { link, interests: Vec::new(), credits: Vec::new() };
-        Plan { targets: vec![target(link()), target(link())], parties: Vec::new() }
+        Plan { targets: vec![target(link()), target(link())], parties: Arc::default() }
     }
 
     /// Lets the writer of a link write all there is, in thought.

@@ -158,7 +158,7 @@ impl Remote {
 /// Where the plain copies of one route go, worked out once.
 pub(crate) struct Plan {
     pub(crate) targets: Vec<Target>,
-    pub(crate) parties: Vec<Party>,
+    pub(crate) parties: Arc<[Party]>,
 }
 
 pub(crate) struct Target {
@@ -218,7 +218,7 @@ impl Plan {
     }
 
     fn new(route: &Route, peers: &BTreeMap<PeerId, Remote>) -> Self {
-        let mut plan = Self { targets: Vec::new(), parties: Vec::new() };
+        let (mut targets, mut parties) = (Vec::new(), Vec::new());
         let to = route.to.as_ref();
         for remote in peers.values() {
             let (mut interests, mut credits) = (Vec::new(), Vec::new());
@@ -229,16 +229,16 @@ impl Plan {
                 interests.push(*id);
                 credits.push(interest.credit.clone());
                 let endpoints = interest.wants.endpoints.iter();
-                plan.parties.extend(
+                parties.extend(
                     endpoints
                         .filter(|endpoint| to.is_none_or(|to| to == *endpoint))
                         .map(|endpoint| Party::remote(endpoint.clone(), remote.link.peer)),
                 );
             }
             if !interests.is_empty() {
-                plan.targets.push(Target { link: remote.link.clone(), interests, credits });
+                targets.push(Target { link: remote.link.clone(), interests, credits });
             }
         }
-        plan
+        Self { targets, parties: parties.into() }
     }
 }

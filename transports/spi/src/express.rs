@@ -45,8 +45,8 @@ pub trait Confirms: fmt::Debug + Send + Sync + 'static {
     /// An event was taken over, and its end will be told.
     fn taken(&self);
 
-    /// An event has ended: confirmed, or not.
-    fn ended(&self, id: MessageId, outcome: Result<Receipt, TransportError>);
+    /// An event has ended: confirmed, or not. `here` is that of its [`Stamp`].
+    fn ended(&self, id: MessageId, here: usize, outcome: Result<Receipt, TransportError>);
 }
 
 /// One event of those that go the short way.
@@ -59,13 +59,39 @@ pub struct Plain<'a> {
     pub since_1970: Duration,
     /// The event. Whoever takes it over may take the bytes out; else they stay.
     pub payload: &'a mut Vec<u8>,
+    /// Where all is put that is known of whom it reached, if anybody wants more of that than the number.
+    pub receipt: Option<&'a mut Option<Receipt>>,
 }
 
 impl<'a> Plain<'a> {
     /// An event.
     #[inline]
     pub fn new(id: MessageId, since_1970: Duration, payload: &'a mut Vec<u8>) -> Self {
-        Self { id, since_1970, payload }
+        Self { id, since_1970, payload, receipt: None }
+    }
+
+    /// With a place for its receipt.
+    #[inline]
+    pub fn with_receipt(mut self, receipt: Option<&'a mut Option<Receipt>>) -> Self {
+        self.receipt = receipt;
+        self
+    }
+}
+
+/// What an event gets when it is sure to go.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Stamp {
+    /// Its number: [`Envelope::sequence`](crate::Envelope::sequence).
+    pub sequence: u64,
+    /// How many subscriptions of the bus itself have got it, beside those that the transport knows.
+    pub here: usize,
+}
+
+impl Stamp {
+    /// That of an event with such a number, of which so many have got it here.
+    pub fn new(sequence: u64, here: usize) -> Self {
+        Self { sequence, here }
     }
 }
 
@@ -78,10 +104,12 @@ pub trait Express: Send + Sync + 'static {
 
     /// Hands an event over to all who take it, as a permit's [`commit`](crate::Permit::commit)
     /// would, and gives how many subscriptions and groups that are, as far as it is known by now.
-    /// `sequence` is called once, when nothing can come in between any more. What can still fail
-    /// is told to the [`Confirms`], beginning before this returns.
+    /// `stamp` is called once, last of all, when only the bus itself can still have no room: then it gives
+    /// nothing, and nobody gets the event. If it gives something, the event is on its way: what can
+    /// fail from then on is told to the [`Confirms`], beginning before this returns.
     ///
-    /// `None` when it cannot be done at once, or not this way: then nobody got it, `sequence` was
-    /// not called, and the event goes by [`reserve`](crate::Transport::reserve).
-    fn try_send(&self, event: Plain<'_>, sequence: &mut dyn FnMut() -> u64) -> Option<usize>;
+    /// `None` when it cannot be done at once, or not this way: then nobody got it, and it goes by
+    /// [`reserve`](crate::Transport::reserve).
+    fn try_send(&self, event: Plain<'_>, stamp: &mut dyn FnMut() -> Option<Stamp>)
+    -> Option<usize>;
 }

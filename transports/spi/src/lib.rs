@@ -41,7 +41,7 @@ pub use delivery::{
 pub use envelope::{ContentType, Envelope, Headers, LocalPayload, Payload, PayloadError, Source};
 pub use erased::{PermitHandle, TransportHandle};
 pub use error::{Party, TransportError};
-pub use express::{Common, Confirms, Express, Plain};
+pub use express::{Common, Confirms, Express, Plain, Stamp};
 pub use group::{
     DeadLetter, DeadReason, Delivery, Failure, GroupDeliveries, GroupKey, GroupSpec, Letters,
     Outcome, Retry, Settlement,

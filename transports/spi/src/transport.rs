@@ -40,24 +40,25 @@ pub struct Receipt {
     pub reached: usize,
     /// Whether that is the exact number.
     pub exact: bool,
-    /// Who they are, as far as known.
-    pub parties: Vec<Party>,
+    /// Who they are, as far as known. (Shared: it is the same for all events that go the same way.)
+    pub parties: Arc<[Party]>,
 }
 
 impl Receipt {
     /// The receipt of a transport that knows exactly whom it reached.
-    pub fn exact(parties: Vec<Party>) -> Self {
+    pub fn exact(parties: impl Into<Arc<[Party]>>) -> Self {
+        let parties = parties.into();
         Self { reached: parties.len(), exact: true, parties }
     }
 
     /// The receipt of a transport that cannot know whether anybody was reached.
     pub fn unknown() -> Self {
-        Self { reached: 0, exact: false, parties: Vec::new() }
+        Self { reached: 0, exact: false, parties: Arc::default() }
     }
 
     /// The receipt of a transport that knows only whether somebody was reached.
     pub fn somebody(reached: bool) -> Self {
-        Self { reached: usize::from(reached), exact: !reached, parties: Vec::new() }
+        Self { reached: usize::from(reached), exact: !reached, parties: Arc::default() }
     }
 }
 
@@ -132,7 +133,7 @@ pub trait Transport: Send + Sync + 'static {
     fn responders(&self, route: &Route) -> Interest;
 
     /// The short way out for one publisher's events on one topic, where there is one. The bus
-    /// keeps it as long as the publisher lives.
+    /// keeps it as long as the publisher lives, or the endpoint, for what that publishes itself.
     fn express(&self, common: Common) -> Option<Arc<dyn Express>>;
 
     /// Reserves room for an event without waiting.

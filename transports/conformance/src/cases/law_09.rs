@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use busway::{Capability, MessageId, PublishError};
+use busway::{Capability, MessageId, Party, PublishError, Receipt};
 
 use crate::events::Counted;
 use crate::inbox::{Tray, start};
@@ -22,31 +22,52 @@ pub(crate) async fn receipt_counts_whom_it_reached(world: World) -> Done {
     let other = b.also("other")?;
     let mut also_at_b = b.open(other.stream::<Counted>()).await?;
     let mut at_c = c.inbox::<Counted>().await?;
+    here.next().await?;
+    let mut plain = Vec::new();
+    // The second asks for something, which may take another way.
+    for (n, asks) in [(2, false), (3, true)] {
+        let publish = a.publish(Counted { n });
+        let publish = if asks { publish.header("tenant", "1") } else { publish };
+        let receipt = world.publish(publish).await?;
+        for inbox in [&mut here, &mut at_b, &mut also_at_b, &mut at_c] {
+            let message = inbox.next().await?;
+            assert_eq!((message.n, Some(message.id())), (n, receipt.id()));
+        }
+        plain.push(receipt);
+    }
     let tray = Tray::new();
     c.keep(c.subscribe::<Counted>().group("workers").for_each(tray.handler(world.books())).await?);
-    let all = world.publish(a.publish(Counted { n: 2 })).await?;
-    here.next().await?;
+    let all = world.publish(a.publish(Counted { n: 4 })).await?;
     for inbox in [&mut here, &mut at_b, &mut also_at_b, &mut at_c] {
         let message = inbox.next().await?;
-        assert_eq!((message.n, Some(message.id())), (2, all.id()));
+        assert_eq!((message.n, Some(message.id())), (4, all.id()));
     }
-    assert_eq!(tray.take().await.n, 2);
+    assert_eq!(tray.take().await.n, 4);
     if !world.can(Capability::CountedReceipts) {
         assert!(all.reached() >= 1 && !all.is_exact(), "{all:?}");
         let seen = format!("a receipt says that it reached at least {}", all.reached());
         return Ok(Verdict::refused(Capability::CountedReceipts, seen));
     }
     assert!(nobody.is_exact() && all.is_exact());
+    for receipt in plain {
+        assert!(receipt.is_exact());
+        assert_eq!(receipt.reached(), 4, "{:?}", receipt.parties());
+        assert_eq!(sorted(&receipt), ["a", "b", "c", "other"]);
+    }
     assert_eq!(all.reached(), 5, "{:?}", all.parties());
-    let mut parties: Vec<_> = all
-        .parties()
-        .iter()
-        .map(|party| (party.endpoint.to_string(), party.group.is_some()))
-        .collect();
-    parties.sort();
-    let expected = [("a", false), ("b", false), ("c", false), ("c", true), ("other", false)];
-    assert_eq!(parties, expected.map(|(name, group)| (name.to_owned(), group)));
+    assert_eq!(sorted(&all), ["a", "b", "c", "c of workers", "other"]);
     Ok(Verdict::Passed)
+}
+
+/// Whom it reached, by name.
+fn sorted(receipt: &Receipt) -> Vec<String> {
+    let name = |party: &Party| match &party.group {
+        Some(group) => format!("{} of {group}", party.endpoint),
+        None => party.endpoint.to_string(),
+    };
+    let mut names: Vec<_> = receipt.parties().iter().map(name).collect();
+    names.sort();
+    names
 }
 
 pub(crate) async fn required_subscriber_that_is_not_there_is_an_error(world: World) -> Done {
@@ -129,6 +150,44 @@ pub(crate) async fn failed_publish_to_a_full_peer_reached_nobody(world: World) -
     assert_eq!(full.next().await?.n, accepted);
     for n in 0..=accepted {
         assert_eq!((here.next().await?.n, there.next().await?.n), (n, n));
+    }
+    Ok(Verdict::Passed)
+}
+
+pub(crate) async fn failed_publish_takes_no_room(world: World) -> Done {
+    const ROOM: u64 = 8;
+    let [a, b] = world.meet(["a", "b"]).await?;
+    let mut full = b.open(b.stream::<Counted>().capacity(1)).await?;
+    let mut here = a.open(a.stream::<Counted>().capacity(ROOM as usize)).await?;
+    if !world.can(Capability::NamedBackPressure) {
+        for n in 0..ROOM {
+            world.publish(a.publish(Counted { n })).await?;
+        }
+        crate::cases::law_04::holes_are_told(&mut full, ROOM - 1).await?;
+        let seen = "a full peer is not in the way of a publisher";
+        return Ok(Verdict::refused(Capability::NamedBackPressure, seen));
+    }
+    let mut accepted = 0;
+    while world.publish(a.publish(Counted { n: accepted }).timeout(SHORT)).await.is_ok() {
+        assert_eq!(here.next().await?.n, accepted);
+        accepted += 1;
+        assert!(accepted < 2000, "a queue of 1 took 2000 events");
+    }
+    for _ in 0..2 * ROOM {
+        if let Ok(receipt) = a.try_publish(Counted { n: 9999 }) {
+            return Err(Failed::new(format!("a full peer took an event: {receipt:?}")));
+        }
+    }
+    for n in 0..accepted {
+        assert_eq!(full.next().await?.n, n);
+    }
+    // As much as there is room for here, and nobody here reads meanwhile.
+    for n in accepted..accepted + ROOM {
+        world.publish(a.publish(Counted { n })).await?;
+        assert_eq!(full.next().await?.n, n);
+    }
+    for n in accepted..accepted + ROOM {
+        assert_eq!(here.next().await?.n, n);
     }
     Ok(Verdict::Passed)
 }

@@ -105,6 +105,7 @@ macro_rules! __cases {
             required_subscriber_that_is_not_there_is_an_error: "require_subscriber makes nobody an error, and nobody got the event";
             failed_publish_reached_nobody: "a publish that timed out, was refused or was dropped while it waited left no trace on any bus";
             failed_publish_to_a_full_peer_reached_nobody [NamedBackPressure]: "nor when a peer was the one in the way";
+            failed_publish_takes_no_room [NamedBackPressure]: "and it takes no room of those who were not";
             retry_keeps_its_id: "a publish under a given id arrives with it";
         }
         law_10 {
