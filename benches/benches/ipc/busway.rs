@@ -4,6 +4,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use busway::{Ask, Bus, Endpoint, Event, EventStream, Refused, Request};
 use busway_benches::on_runtime;
@@ -106,6 +107,65 @@ impl<E: Carrier> oneway::Publisher for Publisher<E> {
 
     async fn publish(&mut self, payload: Bytes) {
         self.publisher.publish(E::with(payload)).await.expect("published");
+    }
+}
+
+/// Without a handle of its own for the events.
+pub(crate) struct ByEndpoint {
+    endpoint: Endpoint,
+    bus: Bus,
+}
+
+impl oneway::Publisher for ByEndpoint {
+    const SUBSCRIBER: &'static str = STREAM;
+
+    async fn open(folder: &Path, _: Shape) -> Self {
+        let (bus, endpoint) = open(folder).await;
+        Self { endpoint, bus }
+    }
+
+    async fn meet(&mut self, subscribers: usize) {
+        assert_eq!(self.bus.peers().len(), subscribers);
+    }
+
+    async fn publish(&mut self, payload: Bytes) {
+        self.endpoint.publish(Item { payload }).await.expect("published");
+    }
+}
+
+/// With one in its own process that takes them too.
+pub(crate) struct HereToo {
+    publisher: Publisher<Item>,
+    reader: JoinHandle<()>,
+}
+
+impl oneway::Publisher for HereToo {
+    const SUBSCRIBER: &'static str = STREAM;
+
+    async fn open(folder: &Path, shape: Shape) -> Self {
+        let publisher = <Publisher<Item> as oneway::Publisher>::open(folder, shape).await;
+        let endpoint = publisher.bus.endpoint("here").expect("a right name");
+        let mut events = endpoint.stream::<Item>().await.expect("subscribed");
+        let reader = tokio::spawn(async move {
+            while let Some(item) = events.next().await {
+                number_of(item.expect("no gap").payload());
+            }
+        });
+        Self { publisher, reader }
+    }
+
+    async fn meet(&mut self, subscribers: usize) {
+        self.publisher.meet(subscribers).await;
+    }
+
+    async fn publish(&mut self, payload: Bytes) {
+        oneway::Publisher::publish(&mut self.publisher, payload).await;
+    }
+}
+
+impl Drop for HereToo {
+    fn drop(&mut self) {
+        self.reader.abort();
     }
 }
 

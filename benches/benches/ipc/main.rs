@@ -59,9 +59,12 @@ fn oneway(shape: Shape) -> Case {
         1 => case.add("zeromq", publish::<zeromq::Push>(shape)),
         _ => case.add("zeromq", publish::<zeromq::Publisher>(shape)),
     };
-    match size {
+    match (to, size) {
+        (1, 64) => case
+            .add("busway-endpoint", publish::<busway::ByEndpoint>(shape))
+            .add("busway-here-too", publish::<busway::HereToo>(shape)),
         // So short ones are copied in any case.
-        64 => case,
+        (_, 64) => case,
         _ => case.add("busway-copying", publish::<busway::Publisher<busway::Copied>>(shape)),
     }
 }
