@@ -343,10 +343,11 @@ fn publish_outside<E: Event>(
 ) -> Option<Receipt> {
     let mut elsewhere = None;
     match outlet.publish_outside(bus, event, Some(&mut elsewhere)) {
-        Outside::Reached(Reached { id, here, .. }) => {
+        Outside::Reached(Reached { id, here, there }) => {
             let queues = (here > 0).then(|| (outlet.node.queues(), None));
-            let id = Some(id);
-            Some(Receipt { here, queues, parcel: None, id, elsewhere })
+            let mut elsewhere = elsewhere.unwrap_or_else(busway_transport::Receipt::unknown);
+            elsewhere.reached = elsewhere.reached.max(there);
+            Some(Receipt { here, queues, parcel: None, id: Some(id), elsewhere: Some(elsewhere) })
         }
         Outside::No(was_encoded) => {
             *encoded = was_encoded;

@@ -281,23 +281,32 @@ impl Outlet {
         // Dropped after the lock, and the claim first: readers are woken by that, and what stood on the ring may
         // do anything.
         let mut rest = Rest::default();
-        let (mut here, mut written) = (0, None);
+        let (mut here, mut written) = (None, None);
         // As above.
         let mut sequences = self.node.attempt();
         if !self.node.is_simple() || !self.line.is_empty() {
             return None;
         }
         let mut stamp = || {
+            if here.is_some() {
+                return None;
+            }
             // Last of all, for a claim that is given up takes room all the same; and written at once.
             if let Some((mut claim, readers)) = self.claim().ok()? {
                 claim.write(|old| parcel::fill(old, event, &self.origin, Some(given), &mut rest));
-                (written, here) = (Some(claim), readers);
+                (written, here) = (Some(claim), Some(readers));
             }
+            let here = *here.get_or_insert(0);
             Some(Stamp::new(sequences.next(None), here))
         };
         let there = express.try_send(plain, &mut stamp);
         drop(sequences);
-        there.map(|there| Reached { id: given.id, here, there })
+        if there.is_none() && here.is_some() {
+            let topic = &self.node.topic;
+            tracing::error!(%topic, "a transport breaks its contract: it refused an event after its stamp");
+        }
+        let (here, there) = (here?, there.unwrap_or(0));
+        Some(Reached { id: given.id, here, there })
     }
 
     /// The express, if a publish without options may go by it now.

@@ -59,7 +59,8 @@ pub struct Plain<'a> {
     pub since_1970: Duration,
     /// The event. Whoever takes it over may take the bytes out; else they stay.
     pub payload: &'a mut Vec<u8>,
-    /// Where all is put that is known of whom it reached, if anybody wants more of that than the number.
+    /// Where all has to be put that is known of whom it reached, if somebody wants more of that than the
+    /// number. (What is not put there counts as that number, and not exact.)
     pub receipt: Option<&'a mut Option<Receipt>>,
 }
 
@@ -105,8 +106,8 @@ pub trait Express: Send + Sync + 'static {
     /// Hands an event over to all who take it, as a permit's [`commit`](crate::Permit::commit)
     /// would, and gives how many subscriptions and groups that are, as far as it is known by now.
     /// `stamp` is called once, last of all, when only the bus itself can still have no room: then it gives
-    /// nothing, and nobody gets the event. If it gives something, the event is on its way: what can
-    /// fail from then on is told to the [`Confirms`], beginning before this returns.
+    /// nothing, and nobody gets the event. If it gives something, some have the event already, and it
+    /// has to be sent: what can fail from then on is told to the [`Confirms`], beginning before this returns.
     ///
     /// `None` when it cannot be done at once, or not this way: then nobody got it, and it goes by
     /// [`reserve`](crate::Transport::reserve).

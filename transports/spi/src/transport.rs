@@ -133,7 +133,7 @@ pub trait Transport: Send + Sync + 'static {
     fn responders(&self, route: &Route) -> Interest;
 
     /// The short way out for one publisher's events on one topic, where there is one. The bus
-    /// keeps it as long as the publisher lives, or the endpoint, for what that publishes itself.
+    /// keeps it as long as the publisher lives; for what endpoints publish themselves, as long as it lives itself.
     fn express(&self, common: Common) -> Option<Arc<dyn Express>>;
 
     /// Reserves room for an event without waiting.
